@@ -1,0 +1,32 @@
+"""``synbb convert``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def command(
+    src: Annotated[str, typer.Argument(help="Zarr, HDF5 (file.h5:dataset), TIFF file or folder of sections.")],
+    dst: Annotated[str, typer.Argument(help="OME-Zarr to write, for example raw.zarr.")],
+    voxel_size: Annotated[
+        str | None, typer.Option(help="z,y,x in nm; needed where the source does not state it.", metavar="Z,Y,X")
+    ] = None,
+    pyramid: Annotated[bool, typer.Option("--pyramid", help="Add coarser levels for viewers.")] = False,
+    dataset: Annotated[str | None, typer.Option(help="Array inside the source.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST if it is a zarr.")] = False,
+) -> None:
+    """Convert a volume to OME-Zarr 0.5, chunk by chunk."""
+    from synbb.cli.console import console, progress
+    from synbb.cli.info import print_geometry
+    from synbb.volumes.convert import convert
+    from synbb.volumes.storage import parse_voxel_size
+
+    size = None if voxel_size is None else parse_voxel_size(voxel_size)
+    with progress("convert", "blocks") as report:
+        volume = convert(
+            src, dst, voxel_size=size, dataset=dataset, pyramid=pyramid, overwrite=overwrite, progress=report
+        )
+    console.print(f"wrote {dst}")
+    print_geometry(volume)

@@ -1,0 +1,99 @@
+"""``synbb data``: list, fetch, verify, and make a phantom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from synbb.cli.console import console, progress
+
+app = typer.Typer(no_args_is_help=True, help="Datasets: list, fetch, verify; make a phantom volume.")
+
+Name = Annotated[str, typer.Argument(help="Dataset, as `synbb data list` shows it.")]
+To = Annotated[Path, typer.Option("--to", help="Folder of all datasets.")]
+
+
+@app.command("list")
+def list_datasets() -> None:
+    """Show every dataset of the manifest with its licence, voxel size and source."""
+    from rich.table import Table
+
+    from synbb.datasets import load_manifest
+
+    table = Table("name", "what", "voxel size (nm)", "licence", "source", show_lines=True)
+    for name, dataset in load_manifest().items():
+        size = " x ".join(f"{v:g}" for v in dataset.voxel_size) if dataset.voxel_size else "-"
+        table.add_row(name, dataset.title, size, dataset.licence, dataset.source.homepage)
+    console.print(table)
+
+
+@app.command("fetch")
+def fetch_dataset(
+    name: Name,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Folder with upstream's files; without it they are downloaded.")
+    ] = None,
+    to: To = Path("data"),
+) -> None:
+    """Bring a dataset into the folder of all datasets, with its checksums compared."""
+    from synbb.datasets import fetch, find_dataset, load_manifest
+
+    manifest = load_manifest()
+    dataset = find_dataset(name, manifest)
+    with progress(f"fetch {name}") as report:
+        fetched = fetch(name, source=source, to=to, manifest=manifest, progress=report)
+    for line in fetched.lines:
+        console.print(f"  {line}", markup=False)
+    done = "is there already and right; nothing to do" if fetched.current else "fetched and checked"
+    console.print(f"{fetched.folder}: {done}", markup=False)
+    console.print(f"Licence: {dataset.licence}", markup=False)
+    console.print(f"Cite: {dataset.citation}", markup=False)
+
+
+@app.command("verify")
+def verify_dataset(name: Name, to: To = Path("data")) -> None:
+    """Compare a fetched dataset with the manifest's checksums."""
+    from synbb.datasets import verify
+
+    for line in verify(name, to=to):
+        console.print(f"  {line}", markup=False)
+    console.print(f"{to / name}: right", markup=False)
+
+
+@app.command("phantom")
+def make_phantom(
+    folder: Annotated[Path, typer.Argument(help="Folder to create.")],
+    shape: Annotated[str, typer.Option(help="Voxels z,y,x.")] = "40,512,512",
+    voxel_size: Annotated[str, typer.Option(help="nm z,y,x.")] = "40,8,8",
+    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    synapse_density: Annotated[float, typer.Option(help="Synapses per cubic micrometre; 0 for none.")] = 3.0,
+    noise: Annotated[float, typer.Option(help="Strength of the grain.")] = 1.0,
+    jitter: Annotated[float, typer.Option(help="Standard deviation of a section's shift, nm.")] = 12.0,
+    missing_rate: Annotated[float, typer.Option(help="Share of sections that are blank.")] = 0.02,
+    fold_rate: Annotated[float, typer.Option(help="Share of sections with a fold.")] = 0.02,
+    stain_rate: Annotated[float, typer.Option(help="Share of sections with stain.")] = 0.03,
+    neurites: Annotated[bool, typer.Option("--neurites", help="Write neurites.zarr too.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a phantom that is there.")] = False,
+) -> None:
+    """Make a synthetic EM volume with synapse labels, of any shape."""
+    from synbb.datasets import PhantomSpec, write_phantom
+    from synbb.datasets.phantom import parse_triple
+
+    z, y, x = parse_triple("--shape", shape, int)
+    spec = PhantomSpec(
+        shape=(z, y, x),
+        voxel_size=parse_triple("--voxel-size", voxel_size, float),
+        seed=seed,
+        synapse_density=synapse_density,
+        noise=noise,
+        jitter=jitter,
+        missing_rate=missing_rate,
+        fold_rate=fold_rate,
+        stain_rate=stain_rate,
+    )
+    with progress("phantom", "voxels") as report:
+        paths = write_phantom(folder, spec, overwrite=overwrite, neurites=neurites, progress=report)
+    for name, path in paths.items():
+        console.print(f"  {name}: {path}", markup=False)

@@ -1,0 +1,92 @@
+"""``synbb evaluate``: scores, and a page that shows them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+
+def command(
+    truth: Annotated[str, typer.Option(metavar="T", help="Labels to score against.")],
+    output: Annotated[str, typer.Option(metavar="DIR", help="Folder for scores.json and report.html.")],
+    objects: Annotated[str | None, typer.Option(metavar="O", help="Label volume, as `synbb segment` wrote it.")] = None,
+    probabilities: Annotated[str | None, typer.Option(metavar="P", help="Probabilities of `synbb predict`.")] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="P2", help="Second probabilities, scored on the same voxels and compared.")
+    ] = None,
+    raw: Annotated[str | None, typer.Option(metavar="R", help="Grey values, for pictures of sections.")] = None,
+    region: Annotated[
+        str | None, typer.Option(metavar="z0:z1,y0:y1,x0:x1", help="Score only these voxels of the truth, half-open.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(metavar="P", help="Foreground is p >= P; the stored threshold by default.")
+    ] = None,
+    distance: Annotated[
+        float, typer.Option(metavar="NM", help="Largest distance of the centroids of matched objects, nm.")
+    ] = 300.0,
+    voxel_size: Annotated[
+        str | None,
+        typer.Option("--voxel-size", metavar="z,y,x", help="nm, for files that state none."),
+    ] = None,
+) -> None:
+    """Score probabilities and objects against the truth: voxels, objects, pictures."""
+    from pathlib import Path
+
+    from synbb.cli.console import console, progress
+    from synbb.evaluation.evaluate import evaluate_volumes
+    from synbb.volumes.box import Box
+    from synbb.volumes.storage import parse_voxel_size
+
+    with progress("evaluate", "blocks") as report:
+        scores = evaluate_volumes(
+            truth=truth,
+            output=output,
+            objects=objects,
+            probabilities=probabilities,
+            against=against,
+            raw=raw,
+            region=None if region is None else Box.parse(region),
+            threshold=threshold,
+            distance_nm=distance,
+            voxel_size=None if voxel_size is None else parse_voxel_size(voxel_size),
+            progress=report,
+        )
+    for table in _tables(scores):
+        console.print(table)
+    for note in scores["notes"]:
+        console.print(note, markup=False, style="dim")
+    console.print(f"report {Path(output) / 'report.html'}", markup=False)
+
+
+def _tables(scores: dict[str, Any]) -> list[Any]:
+    """Voxel and object scores as rich tables."""
+    from rich.table import Table
+
+    from synbb.evaluation.page import number
+
+    tables = []
+    if "voxels" in scores:
+        table = Table("voxels", "PR-AUC", "threshold", "precision", "recall", "F1", title=None)
+        for name in ("voxels", "against"):
+            voxels = scores.get(name)
+            if voxels is None:
+                continue
+            who = "" if name == "voxels" else "against: "
+            area = number(voxels["average_precision"])
+            for key, text in (("at_threshold", "stated threshold"), ("best", "best, chosen on these voxels")):
+                at = voxels[key]
+                if at:
+                    figures = [number(at[k]) for k in ("threshold", "precision", "recall", "f1")]
+                    table.add_row(f"{who}{text}", area, *figures)
+            if voxels["explanation"]:
+                table.add_row(f"{who}{voxels['explanation']}", area)
+        tables.append(table)
+    if "objects" in scores:
+        table = Table("objects, matched by", "true found", "predicted true", "precision", "recall", "F1")
+        for key in ("by_distance", "by_overlap", "by_iou"):
+            by = scores["objects"][key]
+            counts = [f"{by['found']}/{by['truth']}", f"{by['correct']}/{by['predicted']}"]
+            table.add_row(by["rule"], *counts, *(number(by[k]) for k in ("precision", "recall", "f1")))
+        tables.append(table)
+    return tables

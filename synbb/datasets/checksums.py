@@ -1,0 +1,55 @@
+"""Checksums of pixels, files and trees of files."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+def pixel_sha256(sections: Iterable[NDArray[Any]], columns: int) -> str:
+    """sha256 of the pixels of sections (y, x), uint8, in order, of the first ``columns`` columns only."""
+    digest = hashlib.sha256()
+    for section in sections:
+        digest.update(np.ascontiguousarray(section[:, :columns], dtype=np.uint8).tobytes())
+    return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Files (relative to a folder, sorted), their bytes in all and the checksum of names, sizes and contents."""
+
+    names: tuple[str, ...]
+    size: int
+    sha256: str
+
+
+def tree_of(folder: Path, include: Iterable[str]) -> Tree:
+    """The files below ``folder`` that match one of the patterns.
+
+    The checksum is that of the lines ``name NUL size NUL sha256-of-content NEWLINE`` sorted by name, so it does not
+    depend on the file system.
+    """
+    found = {
+        path.relative_to(folder).as_posix(): path for glob in include for path in folder.glob(glob) if path.is_file()
+    }
+    digest, total = hashlib.sha256(), 0
+    for name in sorted(found):
+        size = found[name].stat().st_size
+        total += size
+        digest.update(f"{name}\0{size}\0{file_sha256(found[name])}\n".encode())
+    return Tree(tuple(sorted(found)), total, digest.hexdigest())

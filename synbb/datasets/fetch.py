@@ -1,0 +1,146 @@
+"""Fetching and verifying a dataset, whatever its kind."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from synbb.datasets.cremi import import_cremi, verify_cremi
+from synbb.datasets.download import download_files
+from synbb.datasets.folder import import_folder, verify_folder
+from synbb.datasets.manifest import CremiFiles, Dataset, FolderTree, Phantom, SectionStacks, find_dataset, load_manifest
+from synbb.datasets.phantom import PhantomSpec, read_spec, render, write_phantom
+from synbb.datasets.sections import import_sections, section_files, verify_sections
+from synbb.datasets.staging import staged_folder
+from synbb.errors import SynbbError
+from synbb.volumes import Box, open_volume
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What a fetch did.
+
+    Attributes:
+        folder: where the dataset lies.
+        current: whether it was there already, right, and nothing was done.
+        lines: what was checked, for people.
+    """
+
+    folder: Path
+    current: bool
+    lines: tuple[str, ...]
+
+
+def fetch(
+    name: str,
+    *,
+    source: str | Path | None = None,
+    to: str | Path = "data",
+    manifest: dict[str, Dataset] | None = None,
+    progress: Progress | None = None,
+) -> Fetched:
+    """Bring a dataset into ``to/name``, checked; a dataset that is there and right is left alone.
+
+    The folder appears only when all is there and its checksums are those of the manifest.
+
+    Args:
+        name: of the dataset.
+        source: folder with upstream's files; without it they are downloaded where upstream offers plain files.
+        to: folder of all datasets.
+        manifest: datasets by name; by default those of this installation.
+        progress: told (done, total) while files are downloaded or voxels made.
+
+    Raises:
+        SynbbError: unknown name, missing, damaged or wrong files, an address that cannot be reached, or something else
+            in the place of the dataset.
+        RunEnded: the disk is full.
+    """
+    dataset = find_dataset(name, load_manifest() if manifest is None else manifest)
+    folder = Path(to) / name
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        return Fetched(folder, True, tuple(_verify(dataset, folder)))
+    if isinstance(dataset, Phantom):
+        if source is not None:
+            raise SynbbError(f"{name}: synbb makes this dataset itself; leave out --from {source}")
+        write_phantom(folder, PhantomSpec.from_dict(dataset.spec), progress=progress)
+        return Fetched(folder, False, ("raw.zarr, synapses.zarr, synapses.csv, phantom.yaml",))
+    if source is not None:
+        origin = Path(source)
+        if not origin.is_dir():
+            raise SynbbError(f"{name}: --from {source} is not a folder; give the one that holds upstream's files")
+        return _import(name, dataset, origin, folder)
+    base = dataset.source.base_url
+    if base is None:
+        raise SynbbError(
+            f"{name}: upstream offers no plain files in this layout, so it cannot be downloaded; get it from "
+            f"{dataset.source.homepage} and run `synbb data fetch {name} --from DIR` (layout: {dataset.layout})"
+        )
+    files = section_files(dataset) if isinstance(dataset, SectionStacks) else list(dataset.source.files)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{name}.download.", dir=folder.parent) as temporary:
+        download_files(name, base, dataset.source.homepage, files, Path(temporary), progress)
+        return _import(name, dataset, Path(temporary), folder)
+
+
+def verify(name: str, *, to: str | Path = "data", manifest: dict[str, Dataset] | None = None) -> list[str]:
+    """Check a fetched dataset; returns a line for each thing that was found right.
+
+    Args:
+        name: of the dataset.
+        to: folder of all datasets.
+        manifest: datasets by name; by default those of this installation.
+
+    Raises:
+        SynbbError: unknown name, not fetched, or something is missing or differs.
+    """
+    dataset = find_dataset(name, load_manifest() if manifest is None else manifest)
+    folder = Path(to) / name
+    if not folder.is_dir():
+        raise SynbbError(f"{folder}: not found; run `synbb data fetch {name}` first, or say where it is with --to")
+    return _verify(dataset, folder)
+
+
+def _import(name: str, dataset: SectionStacks | CremiFiles | FolderTree, source: Path, folder: Path) -> Fetched:
+    with staged_folder(folder) as stage:
+        match dataset:
+            case SectionStacks():
+                lines = import_sections(name, dataset, source, stage)
+            case CremiFiles():
+                lines = import_cremi(name, dataset, source, stage)
+            case FolderTree():
+                lines = import_folder(dataset, source, stage)
+    return Fetched(folder, False, tuple(lines))
+
+
+def _verify(dataset: Dataset, folder: Path) -> list[str]:
+    match dataset:
+        case SectionStacks():
+            return verify_sections(dataset, folder)
+        case CremiFiles():
+            return verify_cremi(dataset, folder)
+        case FolderTree():
+            return verify_folder(dataset, folder)
+        case Phantom():
+            return _verify_phantom(folder)
+
+
+def _verify_phantom(folder: Path) -> list[str]:
+    """Make a part of the phantom anew from its spec and compare."""
+    spec = read_spec(folder)
+    middle = [n // 2 for n in spec.shape]
+    part = Box.of_shape((2, 96, 96), (middle[0], max(middle[1] - 48, 0), max(middle[2] - 48, 0))).intersect(spec.box)
+    assert part is not None  # the middle is inside
+    expected = render(spec, part)
+    for name, voxels in (("raw.zarr", expected.raw), ("synapses.zarr", (expected.synapse > 0).astype(np.uint8))):
+        volume = open_volume(folder / name)
+        if volume.shape != spec.shape or not np.array_equal(volume.read(part), voxels):
+            raise SynbbError(
+                f"{folder / name}: differs from what its spec gives (region {part}); remove {folder} and make it anew"
+            )
+    return [f"raw.zarr, synapses.zarr: as the spec gives them (region {part})"]

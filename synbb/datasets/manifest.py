@@ -1,0 +1,245 @@
+"""The data manifest: every dataset's source, licence, citation, layout, checksums and splits, typed."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+import synbb
+from synbb.errors import SynbbError
+
+MANIFEST_NAME = "data_manifest.yaml"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+VoxelSize = tuple[float, float, float]
+
+
+class _Strict(BaseModel):
+    """A record in which an unknown key is an error that names the key and the nearest valid one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for key in values:
+                if key not in cls.model_fields:
+                    raise SynbbError(f"unknown key {key!r}{nearest(str(key), list(cls.model_fields))}")
+        return values
+
+
+class Source(_Strict):
+    """Where a dataset comes from.
+
+    Attributes:
+        homepage: what a person opens.
+        repository: GitHub ``owner/name``, where the files are taken from one.
+        commit: of that repository.
+        base_url: address that the names of ``files`` are appended to; none where upstream offers no plain files in
+            this layout.
+        files: names to download; ``{section:02d}`` stands for every section.
+    """
+
+    homepage: str
+    repository: str | None = None
+    commit: str | None = None
+    base_url: str | None = None
+    files: tuple[str, ...] = ()
+
+
+class _Dataset(_Strict):
+    """What every dataset states.
+
+    Attributes:
+        title: one line.
+        source: where it comes from.
+        licence: as upstream states it.
+        citation: what to cite; shown wherever a result made with the data is shown.
+        layout: the files, for people.
+        axes: order of the axes of its arrays.
+        voxel_size: nm along z, y, x, for volumes.
+        splits: regions or lists by name, for people and configs.
+        notes: what else to know.
+    """
+
+    title: str
+    source: Source
+    licence: str
+    citation: str
+    layout: str
+    axes: str | None = None
+    voxel_size: VoxelSize | None = None
+    splits: dict[str, str] = {}
+    notes: str = ""
+
+
+class Layer(_Strict):
+    """One stack of section files.
+
+    Attributes:
+        files: path of a section, with ``{section:02d}``.
+        labels: whether any value above 0 is foreground (stored as 0 and 1).
+        sha256: of the decoded pixels of all sections, uint8, rows in order, columns below ``checked_columns`` only.
+    """
+
+    files: str
+    labels: bool = False
+    sha256: Sha256
+
+
+class SectionStacks(_Dataset):
+    """Stacks of 8-bit TIFF and PNG sections, fetched into one OME-Zarr volume a layer.
+
+    Attributes:
+        sections: number of sections of every layer.
+        rows: pixels along y.
+        columns: the widths, in pixels, that the files may have.
+        checked_columns: columns that the checksums cover, so that crop and original check alike.
+        layers: by the name of the volume they become.
+    """
+
+    kind: Literal["section stacks"]
+    voxel_size: VoxelSize
+    sections: int
+    rows: int
+    columns: tuple[int, ...]
+    checked_columns: int
+    layers: dict[str, Layer]
+
+
+class CremiFiles(_Dataset):
+    """HDF5 files in the layout of the CREMI challenge, kept as they are.
+
+    Attributes:
+        pattern: names of the files.
+        raw: path of the grey values in a file.
+        clefts: path of the cleft labels.
+        background: label of voxels that are in no cleft.
+        sha256: by file name, where upstream's checksums are known.
+    """
+
+    kind: Literal["cremi"]
+    voxel_size: VoxelSize
+    pattern: str
+    raw: str
+    clefts: str
+    background: int
+    sha256: dict[str, Sha256] = {}
+
+
+class FolderTree(_Dataset):
+    """A tree of files, copied as it is.
+
+    Attributes:
+        include: patterns (relative to the folder) of what belongs to the dataset.
+        count: number of files.
+        size: bytes in all.
+        sha256: of the lines ``name NUL size NUL sha256-of-content NEWLINE``, sorted by name.
+    """
+
+    kind: Literal["folder"]
+    include: tuple[str, ...]
+    count: int
+    size: int
+    sha256: Sha256
+
+
+class Phantom(_Dataset):
+    """A volume that the project makes itself.
+
+    Attributes:
+        spec: keys of ``PhantomSpec`` that differ from its defaults.
+    """
+
+    kind: Literal["phantom"]
+    voxel_size: VoxelSize
+    spec: dict[str, Any] = {}
+
+
+Dataset = SectionStacks | CremiFiles | FolderTree | Phantom
+_KINDS: dict[str, type[SectionStacks] | type[CremiFiles] | type[FolderTree] | type[Phantom]] = {
+    "section stacks": SectionStacks,
+    "cremi": CremiFiles,
+    "folder": FolderTree,
+    "phantom": Phantom,
+}
+
+
+def nearest(word: str, valid: list[str]) -> str:
+    """The tail of an error message: the nearest valid word, or all of them."""
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; valid are {', '.join(valid)}"
+
+
+def manifest_path() -> Path:
+    """The manifest of this installation: at the top of the checkout, or where ``pip install`` put it.
+
+    Raises:
+        SynbbError: it is in neither place.
+    """
+    package = Path(synbb.__file__).resolve().parent
+    beside = package.parent / MANIFEST_NAME
+    if beside.is_file() and (package.parent / "pyproject.toml").is_file():
+        return beside
+    # Installed as a data file: its place depends on the scheme, but the distribution's record knows it.
+    try:
+        installed = importlib.metadata.files("synbb") or []
+    except importlib.metadata.PackageNotFoundError:
+        installed = []
+    for file in installed:
+        path = Path(str(file.locate()))
+        if file.name == MANIFEST_NAME and path.is_file():
+            return path
+    raise SynbbError(f"{MANIFEST_NAME}: not found beside {package} nor among the installed files; reinstall synbb")
+
+
+def load_manifest(path: str | Path | None = None) -> dict[str, Dataset]:
+    """All datasets by name.
+
+    Args:
+        path: of a manifest; by default that of this installation.
+
+    Raises:
+        SynbbError: the file is missing, is no YAML, or has an unknown key or a wrong value, which is named.
+    """
+    file = Path(path) if path is not None else manifest_path()
+    try:
+        records = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SynbbError(f"{file}: cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise SynbbError(f"{file}: is not YAML ({error})") from error
+    if not isinstance(records, dict) or not isinstance(records.get("datasets"), dict):
+        raise SynbbError(f"{file}: must have the key 'datasets', a record for each dataset")
+    return {name: _dataset(f"{file}: {name}", record) for name, record in records["datasets"].items()}
+
+
+def find_dataset(name: str, datasets: dict[str, Dataset]) -> Dataset:
+    """The dataset called ``name``.
+
+    Raises:
+        SynbbError: there is none; the nearest name is suggested.
+    """
+    if name not in datasets:
+        raise SynbbError(f"unknown dataset {name!r}{nearest(name, list(datasets))}; see `synbb data list`")
+    return datasets[name]
+
+
+def _dataset(where: str, record: Any) -> Dataset:
+    kind = record.get("kind") if isinstance(record, dict) else None
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise SynbbError(f"{where}: kind is {kind!r}{nearest(str(kind), list(_KINDS))}")
+    try:
+        return _KINDS[kind].model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise SynbbError(f"{where}: {key}: {first['msg']}, not {first['input']!r}") from error
+    except SynbbError as error:
+        raise SynbbError(f"{where}: {error}") from error

@@ -1,0 +1,113 @@
+"""Writing what was measured: ``scores.json``, ``report.html``, ``objects.csv`` and the pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from synbb.errors import SynbbError
+from synbb.evaluation.overlay import COLOURS
+from synbb.evaluation.page import page
+from synbb.volumes.storage import disk_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from synbb.evaluation.detection import DetectionScores, ObjectTable
+
+SCHEMA_VERSION = 1
+
+
+def prepare_folder(folder: str | Path) -> Path:
+    """Make the folder for a report; what another evaluation left there will be replaced file by file.
+
+    Raises:
+        SynbbError: a file is in the way.
+        RunEnded: the disk is full.
+    """
+    where = Path(folder)
+    if where.exists() and not where.is_dir():
+        raise SynbbError(f"{where} is a file; give a folder for the report with --output")
+    with disk_errors(str(where)):
+        where.mkdir(parents=True, exist_ok=True)
+    return where
+
+
+def write_scores(
+    folder: str | Path, scores: Mapping[str, Any], pictures: Sequence[tuple[str, Image.Image]] = ()
+) -> None:
+    """Write ``scores.json``, ``report.html`` and one PNG a picture, each beside its place and renamed.
+
+    Args:
+        folder: made when it is not there.
+        scores: plain values, as ``evaluate_volumes`` returns them; ``schema_version`` is added.
+        pictures: name of the file, ``section_`` and the section, and picture.
+
+    Raises:
+        SynbbError: a file is where the folder should be.
+        RunEnded: the disk is full.
+    """
+    where = prepare_folder(folder)
+    stated = {"schema_version": SCHEMA_VERSION, **scores}
+    drawn = [(name, _png(picture)) for name, picture in pictures]
+    for stale in where.glob("section_*.png"):
+        stale.unlink()
+    for name, png in drawn:
+        replace_file(where / f"{name}.png", png)
+    text = json.dumps(stated, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    replace_file(where / "scores.json", text.encode())
+    replace_file(where / "report.html", page(stated, drawn).encode())
+
+
+def write_objects(path: Path, scores: DetectionScores, truth: ObjectTable, predicted: ObjectTable) -> None:
+    """Write one row for each matched pair, missed object and false object, places and distances in nm.
+
+    Raises:
+        RunEnded: the disk is full.
+    """
+    at_truth = {int(name): place for name, place in zip(truth.ids, truth.centroids, strict=True)}
+    at_predicted = {int(name): place for name, place in zip(predicted.ids, predicted.centroids, strict=True)}
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["kind", "truth_id", "predicted_id", "z_nm", "y_nm", "x_nm", "distance_nm", "iou"])
+    for match in scores.matched:
+        place = [f"{v:.1f}" for v in at_truth[match.truth_id]]
+        iou = "" if match.iou is None else f"{match.iou:.4f}"
+        writer.writerow(["matched", match.truth_id, match.predicted_id, *place, f"{match.distance_nm:.1f}", iou])
+    for kind, objects, places in (("missed", scores.missed, at_truth), ("false", scores.false, at_predicted)):
+        for item in objects:
+            near = "" if item.nearest_nm is None else f"{item.nearest_nm:.1f}"
+            names = [item.id, ""] if kind == "missed" else ["", item.id]
+            writer.writerow([kind, *names, *(f"{v:.1f}" for v in places[item.id]), near, ""])
+    replace_file(path, buffer.getvalue().encode())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file beside its place, then rename it.
+
+    Raises:
+        RunEnded: the disk is full.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with disk_errors(str(path)):
+            partial.write_bytes(content)
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    # Greys and the few colours of the drawing fit a palette, and the page is a third of the size.
+    greys = [(v, v, v) for v in np.linspace(0, 255, 256 - len(COLOURS)).round().astype(int).tolist()]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([value for colour in (*COLOURS, *greys) for value in colour])
+    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,191 @@
+"""Running a network on arrays of one shape: device, precision, batches, and what to do when memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from synbb.errors import RunEnded, SynbbError
+from synbb.inference.blocks import BlockPlan, round_up
+from synbb.volumes.box import Box, Triple, triple
+
+Floats = npt.NDArray[np.float32]
+
+PRECISIONS: dict[str, torch.dtype | None] = {
+    "32": None,
+    "tf32": None,
+    "bf16": torch.bfloat16,
+    "16": torch.float16,
+}
+
+# On a CPU, PyTorch computes float32 conv3d with one sample by a slow path while channels x depth x height is at most
+# 20480 (aten/src/ATen/native/Convolution.cpp, use_mkldnn). With some 20 channels that is a depth x height of about
+# 1000. Measured (24, 48, 96 channels, one thread): 8 x 48 x 48 takes 0.12 s for one sample and 0.08 s for two, so a
+# single one is run twice over; 20 x 148 x 148 takes 1.6 s for one and 4.0 s for two, so large ones are run singly.
+SLOW_PLANE = 1024
+
+
+class Network:
+    """A network in evaluation mode on its device, for blocks of a padded grid.
+
+    Use as a context manager: it puts the network into evaluation mode, and each of its modules back into the mode it
+    was in at the end. Batch norm then uses its running statistics, so results do not depend on the batch.
+
+    Attributes:
+        batch: blocks given to the device at once; halved for good when its memory runs out.
+        tile: working voxels computed at once inside a block, None for the whole block; halved likewise.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        stride: Triple,
+        halo: Triple,
+        device: str | torch.device = "cpu",
+        precision: str = "32",
+        batch: int = 2,
+        tile: Triple | None = None,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise SynbbError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+        if batch < 1:
+            raise SynbbError(f"batch {batch} must be at least 1")
+        if tile is not None and min(tile) < 1:
+            raise SynbbError(f"tile {tile} must be at least 1 along z, y and x")
+        self.net = net
+        self.stride = stride
+        self.halo = halo
+        self.device = torch.device(device)
+        self.precision = precision
+        self.batch = batch
+        self.tile = None if tile is None else round_up(tile, stride)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Network:
+        with ExitStack() as stack:
+            stack.enter_context(_evaluation(self.net))
+            self.net.to(self.device)
+            stack.enter_context(torch.inference_mode())
+            stack.enter_context(_arithmetic(self.device, self.precision))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def logits(self, blocks: Sequence[Floats]) -> Floats:
+        """Logits (N, Z, Y, X) float32 for N arrays (Z, Y, X) float32 of one shape, whole strides along each axis.
+
+        Raises:
+            RunEnded: a result is not finite, or a single smallest tile does not fit into the device's memory.
+        """
+        if self.tile is not None:
+            return np.stack([self._tiled(block) for block in blocks])
+        found: list[Floats] = []
+        while len(found) < len(blocks):
+            part = blocks[len(found) : len(found) + self._at_once(blocks[0])]
+            result = self._unless_full(part)
+            if result is None and not self._shrink(triple(blocks[0].shape)):
+                raise RunEnded(
+                    f"{self.device}: out of memory for a single block of {blocks[0].shape} working voxels; use a "
+                    "smaller network, or another device"
+                )
+            if result is not None:
+                found.extend(result)
+            elif self.tile is not None:
+                found.extend(self._tiled(block) for block in blocks[len(found) :])
+        return np.stack(found)
+
+    def _at_once(self, block: Floats) -> int:
+        depth, height, _ = block.shape
+        large = self.device.type == "cpu" and depth * height >= SLOW_PLANE
+        return 1 if large else self.batch
+
+    def _unless_full(self, part: Sequence[Floats]) -> list[Floats] | None:
+        """The results, or None when the device's memory did not suffice."""
+        try:
+            return self._forward(part)
+        except torch.OutOfMemoryError:
+            pass  # the except clause holds the frames, and so the tensors, that fill the memory: leave it first
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def _forward(self, part: Sequence[Floats]) -> list[Floats]:
+        stacked = np.stack(part)
+        if len(part) == 1 and self.device.type == "cpu" and stacked.shape[1] * stacked.shape[2] < SLOW_PLANE:
+            stacked = np.concatenate([stacked, stacked])
+        given = torch.from_numpy(stacked)[:, None].to(self.device)
+        with torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=PRECISIONS[self.precision] is not None):
+            output = self.net(given)
+        if output.shape != given.shape:
+            raise SynbbError(
+                f"the network turns {tuple(given.shape)} into {tuple(output.shape)}: one output channel of the input's "
+                "size is wanted"
+            )
+        found: Floats = output[: len(part), 0].float().cpu().numpy()
+        return list(found)
+
+    def _shrink(self, shape: Triple) -> bool:
+        """Halve the batch, then the tile; False when there is nothing left to halve."""
+        if self.batch > 1 and self.tile is None:
+            self.batch //= 2
+            return True
+        size = list(self.tile or shape)
+        axis = max(range(3), key=lambda a: size[a] // self.stride[a])
+        half = -(-size[axis] // (2 * self.stride[axis])) * self.stride[axis]
+        if half == size[axis]:
+            return False
+        size[axis] = half
+        self.tile = triple(size)
+        return True
+
+    def _tiled(self, block: Floats) -> Floats:
+        """One block in tiles, each with its halo: the block is treated as a volume of its own."""
+        while True:
+            assert self.tile is not None
+            found = self._with_tiles(block, self.tile)
+            if found is not None:
+                return found
+            if not self._shrink(triple(block.shape)):
+                raise RunEnded(
+                    f"{self.device}: out of memory for a tile of {self.tile} working voxels with a halo of {self.halo}; "
+                    "use a smaller network, or another device"
+                )
+
+    def _with_tiles(self, block: Floats, tile: Triple) -> Floats | None:
+        shape = triple(block.shape)
+        plan = BlockPlan(Box.of_shape(shape), tile, shape, self.halo, self.stride)
+        out = np.empty(shape, np.float32)
+        for batch in plan.batches(max(1, self.batch)):
+            found = self._unless_full([block[b.read.slices] for b in batch])
+            if found is None:
+                return None
+            for part, logits in zip(batch, found, strict=True):
+                out[part.write.slices] = logits[part.write.relative_to(part.read.start).slices]
+        return out
+
+
+@contextmanager
+def _evaluation(net: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _arithmetic(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """float32 means float32: on a GPU, cuDNN would round factors to TensorFloat-32 (errors of 1e-3) by itself."""
+    flags: Callable[..., AbstractContextManager[None]] = torch.backends.cudnn.flags
+    if device.type != "cuda":
+        return ExitStack()
+    return flags(enabled=True, benchmark=True, allow_tf32=precision == "tf32")

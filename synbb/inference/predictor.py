@@ -1,0 +1,421 @@
+"""Prediction of arrays in memory and, block by block, of volumes on disk.
+
+    reader threads -> bounded queue -> network (calling thread) -> bounded queue -> writer thread -> ledger
+
+A reader reads a block's read box and normalises it; the writer turns logits into probabilities, brings them to the
+input's voxels, quantises, writes, and marks the block in the ledger. Nothing else than the blocks under way is in
+memory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from synbb.errors import RunEnded, SynbbError
+from synbb.inference.blocks import Block, BlockPlan, check_region, round_up
+from synbb.inference.ledger import DISK_FULL, Ledger, Mark
+from synbb.inference.network import Floats, Network
+from synbb.inference.pipeline import Readers, Writer
+from synbb.inference.sizes import default_write_block, output_grid
+from synbb.models.receptive_field import block_dependent_norms
+from synbb.volumes.box import Box, triple
+from synbb.volumes.opening import open_volume
+from synbb.volumes.resample import WorkingView, upsample_to_source
+from synbb.volumes.statistics import Normalisation
+from synbb.volumes.volume import Volume
+from synbb.volumes.writing import WritableVolume, create_volume
+
+Progress = Callable[[int, int], None]
+Voxels = npt.NDArray[Any]
+
+DTYPES = ("uint8", "float32")
+
+
+@dataclass(frozen=True)
+class PredictionSummary:
+    """What a prediction did.
+
+    Attributes:
+        output: path of the volume written.
+        region: voxels of the input that it covers.
+        blocks: blocks of the plan.
+        done: blocks computed now.
+        skipped: blocks that an earlier call had finished.
+        damaged: blocks among the finished ones that were found damaged (``verify``) and computed again.
+        voxels: voxels of the input written now.
+        seconds: wall time of the blocks, without opening and planning.
+        work_factor: working voxels read for each one written.
+        batch: blocks given to the device at once, at the end.
+        tile: working voxels computed at once inside a block, at the end; None for whole blocks.
+        lines: what was decided, for people, as printed before the first block.
+    """
+
+    output: str
+    region: Box
+    blocks: int
+    done: int
+    skipped: int
+    damaged: int
+    voxels: int
+    seconds: float
+    work_factor: float
+    batch: int
+    tile: tuple[int, int, int] | None
+    lines: tuple[str, ...] = field(default=())
+
+    @property
+    def rate(self) -> float:
+        """Megavoxels of the input written a second."""
+        return self.voxels / self.seconds / 1e6 if self.seconds > 0 else 0.0
+
+
+def predict_array(
+    net: nn.Module,
+    array: Floats,
+    *,
+    stride: Sequence[int],
+    halo: Sequence[int],
+    tile: Sequence[int] | None = None,
+    device: str | torch.device = "cpu",
+    batch: int = 2,
+    precision: str = "32",
+) -> Floats:
+    """Logits (z, y, x) float32 of a normalised array (z, y, x) float32 in memory.
+
+    The array is padded at its far end up to whole strides (edge values). With ``tile`` None the network sees it whole;
+    else in tiles of that many voxels (rounded up to the stride), each with its halo, with the same result.
+
+    Raises:
+        SynbbError: an array that has not three axes, holds no voxel, or arguments that make no sense.
+        RunEnded: logits are not finite.
+    """
+    if array.ndim != 3 or array.size == 0:
+        raise SynbbError(f"an array of shape {array.shape} cannot be predicted: three axes z, y, x are wanted")
+    shape, steps, margin = triple(array.shape), triple(stride), triple(halo)
+    padded = _pad_to(np.ascontiguousarray(array, np.float32), round_up(shape, steps))
+    part = None if tile is None else triple(tile)
+    with Network(net, stride=steps, halo=margin, device=device, batch=batch, precision=precision, tile=part) as network:
+        logits: Floats = network.logits([padded])[0][Box.of_shape(shape).slices]
+    _check_finite(logits, "the array")
+    return np.ascontiguousarray(logits)
+
+
+def predict_volume(
+    net: nn.Module,
+    volume: Volume,
+    output_path: str | Path,
+    *,
+    working_voxel_size: Sequence[float],
+    normalisation: Normalisation,
+    stride: Sequence[int],
+    halo: Sequence[int],
+    attributes: Mapping[str, Any],
+    model_sha256: str,
+    run_id: str,
+    region: Box | None = None,
+    write_block: Sequence[int] | None = None,
+    tile: Sequence[int] | None = None,
+    batch: int = 2,
+    device: str | torch.device = "cpu",
+    precision: str = "32",
+    reader_threads: int = 2,
+    dtype: str = "uint8",
+    resample_z: bool = False,
+    tolerance: float = 0.02,
+    verify: bool = False,
+    progress: Progress | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> PredictionSummary:
+    """Write the probabilities of ``volume`` (or of a region) to an OME-Zarr, block by block; go on where it stopped.
+
+    The output has the voxels of ``volume``, the shape of ``region`` and its place in the world. Called again after an
+    interruption it computes what is missing, and nothing when all is there.
+
+    Args:
+        net: maps (N, 1, Z, Y, X) to logits (N, 1, Z, Y, X); moved to ``device``, its modes are given back.
+        volume: the input.
+        output_path: ``something.zarr``; the ledger lies beside it.
+        working_voxel_size: nm (z, y, x) at which the network sees the volume.
+        normalisation: of this volume's grey values.
+        stride: working voxels per voxel of the network's coarsest level (``total_stride``).
+        halo: its ``receptive_field``; a smaller one is faster and wrong near the borders of blocks.
+        attributes: stored as the output's metadata, with what this function knows beside.
+        model_sha256: of the weights; part of the plan's identity.
+        run_id: of the run that the network comes from.
+        region: voxels of ``volume`` to write; what is read goes beyond it. None for the whole volume.
+        write_block: voxels of ``volume`` in a block; None chooses.
+        tile: working voxels computed at once inside a block; None for the whole block.
+        batch: blocks given to the device at once (a CPU takes large ones singly, see ``network.py``).
+        device: where the network runs.
+        precision: ``32``, ``tf32``, ``bf16`` or ``16``.
+        reader_threads: threads that read and normalise ahead of the network.
+        dtype: ``uint8`` stores round(255 p), ``float32`` stores p.
+        resample_z: allow resampling across sections.
+        tolerance: relative difference of voxel sizes that counts as none.
+        verify: read finished blocks again first, and compute those that are not what was written.
+        progress: called with (blocks done, blocks) from the writer's thread.
+        announce: called with each line that describes the plan, before the first block.
+
+    Raises:
+        SynbbError: a mistake in the arguments, an output of another run, an unreadable chunk of the input (the
+            message names the block).
+        RunEnded: the disk is full, or the network gives values that are not finite. Finished blocks are kept.
+    """
+    if dtype not in DTYPES:
+        raise SynbbError(f"dtype {dtype!r} of the output is not one of {', '.join(DTYPES)}")
+    view = WorkingView(volume, working_voxel_size, tolerance=tolerance, resample_z=resample_z)
+    covered = check_region(region, volume.box, volume.path)
+    steps, margin = triple(stride), triple(halo)
+    wanted = default_write_block(covered, view.scale, margin, steps) if write_block is None else triple(write_block)
+    identity = {
+        "model_sha256": model_sha256,
+        "normalisation": normalisation.to_dict(),
+        "precision": precision,
+        "dtype": dtype,
+        **_input_identity(volume),
+    }
+    plan = BlockPlan(covered, wanted, view.shape, margin, steps, view.scale, identity)
+    part = None if tile is None else triple(tile)
+    network = Network(net, stride=steps, halo=margin, device=device, batch=batch, precision=precision, tile=part)
+    lines = _describe(view, plan, normalisation, network)
+    for line in lines if announce is not None else ():
+        assert announce is not None
+        announce(line)
+    stored = {
+        "kind": "probabilities",
+        "working_voxel_size": list(view.voxel_size),
+        "region": str(covered),
+        "source": volume.path,
+        "normalisation": normalisation.to_dict(),
+        **attributes,
+        "run_id": run_id,
+        "model_sha256": model_sha256,
+    }
+    with Ledger(output_path, plan.fields()) as ledger:
+        output = _output(str(output_path), volume, plan, dtype, stored, ledger)
+        damaged = _drop_damaged(ledger, str(output_path)) if verify else 0
+        job = _Prediction(view, plan, normalisation, output, ledger, progress)
+        skipped = len(ledger.marks)
+        began = time.perf_counter()
+        voxels = job.run(network, reader_threads)
+        seconds = time.perf_counter() - began
+    return PredictionSummary(
+        output=str(output_path),
+        region=covered,
+        blocks=len(plan),
+        done=len(plan) - skipped,
+        skipped=skipped,
+        damaged=damaged,
+        voxels=voxels,
+        seconds=seconds,
+        work_factor=plan.work_factor,
+        batch=network.batch,
+        tile=network.tile,
+        lines=tuple(lines),
+    )
+
+
+def verify_output(output_path: str | Path, marks: Mapping[int, Mark]) -> list[int]:
+    """Numbers of the blocks among ``marks`` whose stored values are not what was written (or cannot be read)."""
+    stored = open_volume(str(output_path))
+    return [number for number, mark in sorted(marks.items()) if not _intact(stored, mark)]
+
+
+def read_block(view: WorkingView, plan: BlockPlan, block: Block, normalisation: Normalisation) -> Floats:
+    """The normalised read box of ``block`` (working voxels), padded at the volume's far end by its edge values.
+
+    Raises:
+        SynbbError: a chunk of the input cannot be read; the message names the block.
+    """
+    there = block.read.intersect(view.box)
+    assert there is not None, "a read box begins inside the volume"
+    try:
+        values = view.read(there)
+    except SynbbError as error:
+        raise SynbbError(
+            f"block {block.index} of {len(plan)} (voxels {block.write} of the input) cannot be computed: {error}"
+        ) from error
+    return _pad_to(normalisation.apply(values), block.read.shape)
+
+
+def block_logits(logits: Floats, block: Block) -> Floats:
+    """Of the logits of a read box, those of the working voxels that the block is made from."""
+    return logits[block.core.relative_to(block.read.start).slices]
+
+
+class _Prediction:
+    """The blocks of one call, from the input to the ledger."""
+
+    def __init__(
+        self,
+        view: WorkingView,
+        plan: BlockPlan,
+        normalisation: Normalisation,
+        output: WritableVolume,
+        ledger: Ledger,
+        progress: Progress | None,
+    ) -> None:
+        self.view = view
+        self.plan = plan
+        self.normalisation = normalisation
+        self.output = output
+        self.ledger = ledger
+        self.progress = progress
+
+    def run(self, network: Network, reader_threads: int) -> int:
+        """Compute all blocks that are not marked; returns the voxels written."""
+        finished = frozenset(self.ledger.marks)
+        self._report(len(finished))
+        batches = (batch for batch in self.plan.batches(network.batch) if not finished.issuperset(_numbers(batch)))
+        voxels, done = 0, len(finished)
+        with (
+            network,
+            Writer(behind=2) as writer,
+            Readers(lambda batch: self._read(batch, finished), threads=reader_threads, ahead=reader_threads) as readers,
+        ):
+            for batch, arrays in readers.over(batches):
+                found = network.logits(arrays)
+                for block, logits in zip(batch, found, strict=True):
+                    if block.index in finished:
+                        continue
+                    done += 1
+                    voxels += block.write.size
+                    writer.submit(_Job(self, block, logits, done))
+        return voxels
+
+    def _read(self, batch: tuple[Block, ...], finished: frozenset[int]) -> tuple[tuple[Block, ...], list[Floats]]:
+        """The batch's arrays; the place of a finished block is held by a missing one, so that the shape stays."""
+        missing = [block for block in batch if block.index not in finished]
+        arrays = {b.index: read_block(self.view, self.plan, b, self.normalisation) for b in missing}
+        return batch, [arrays.get(block.index, arrays[missing[0].index]) for block in batch]
+
+    def write(self, block: Block, logits: Floats, done: int) -> None:
+        """Probabilities of one block to the output, then its mark."""
+        needed = block_logits(logits, block)
+        _check_finite(needed, f"block {block.index} (voxels {block.write} of the input)")
+        probabilities = _sigmoid(needed)
+        if self.plan.scale != (1.0, 1.0, 1.0):
+            probabilities = upsample_to_source(
+                probabilities, block.core, block.write, self.plan.scale, self.plan.working_shape
+            )
+        values = quantise(probabilities) if self.output.dtype == np.uint8 else probabilities
+        there = block.write.relative_to(self.plan.region.start)
+        try:
+            self.output.write(there, values)
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise _disk_full(self.output.path, error) from error
+            raise
+        self.ledger.mark(Mark.of(block.index, there, values))
+        self._report(done)
+
+    def _report(self, done: int) -> None:
+        if self.progress is not None:
+            self.progress(done, len(self.plan))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A block on its way to the writer."""
+
+    prediction: _Prediction
+    block: Block
+    logits: Floats
+    done: int
+
+    def __call__(self) -> None:
+        self.prediction.write(self.block, self.logits, self.done)
+
+
+def quantise(probabilities: Floats) -> npt.NDArray[np.uint8]:
+    """round(255 p) as uint8, halves to even."""
+    return np.rint(probabilities * np.float32(255)).astype(np.uint8)
+
+
+def _sigmoid(logits: Floats) -> Floats:
+    # By way of tanh: exp(-x) would overflow for very negative logits.
+    return np.float32(0.5) * (np.float32(1) + np.tanh(np.float32(0.5) * logits))
+
+
+def _pad_to(array: Floats, shape: Sequence[int]) -> Floats:
+    """``array`` padded at the far end up to ``shape`` by its edge values."""
+    extra = [(0, want - have) for want, have in zip(shape, array.shape, strict=True)]
+    return np.pad(array, extra, mode="edge") if any(after for _, after in extra) else array
+
+
+def _check_finite(logits: Floats, where: str) -> None:
+    if not np.isfinite(logits).all():
+        raise RunEnded(
+            f"{where}: the network gives values that are not finite; its weights are broken, or the precision is too "
+            "low (try 32)"
+        )
+
+
+def _disk_full(path: str, error: OSError) -> RunEnded:
+    return RunEnded(
+        f"{path}: the disk (or its quota) is full: {error.strerror}; free some space and start again, finished blocks "
+        "are kept"
+    )
+
+
+def _numbers(batch: tuple[Block, ...]) -> list[int]:
+    return [block.index for block in batch]
+
+
+def _input_identity(volume: Volume) -> dict[str, Any]:
+    """What tells one input from another: not its voxels, which would have to be read."""
+    local = Path(volume.path)
+    return {
+        "input_path": str(local.resolve()) if local.exists() else volume.path,
+        "input_shape": list(volume.shape),
+        "input_dtype": str(volume.dtype),
+        "input_voxel_size": list(volume.voxel_size),
+        "input_offset": list(volume.offset),
+        "input_attributes": volume.attributes,
+    }
+
+
+def _describe(view: WorkingView, plan: BlockPlan, normalisation: Normalisation, network: Network) -> list[str]:
+    lines = [view.description, f"normalisation {normalisation}", str(plan)]
+    norms = block_dependent_norms(network.net)
+    if norms:
+        lines.append(
+            f"{len(norms)} norms ({norms[0]} ...) take statistics of each block: the result depends on where blocks lie"
+        )
+    return lines
+
+
+def _output(
+    path: str, volume: Volume, plan: BlockPlan, dtype: str, attributes: Mapping[str, Any], ledger: Ledger
+) -> WritableVolume:
+    """The output to be written: what an earlier call created, or a new one."""
+    if ledger.created:
+        return reopen(path)
+    chunks, shards = output_grid(plan.region, plan.write_block)
+    try:
+        created = create_volume(
+            path,
+            shape=plan.region.shape,
+            dtype=np.dtype(dtype),
+            voxel_size=volume.voxel_size,
+            offset=volume.centre_of(plan.region.start),
+            chunks=chunks,
+            shards=shards,
+            attributes=attributes,
+            overwrite=True,  # the ledger is ours and knows of no block: what is there is a creation cut short
+        )
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise _disk_full(path, error) from error
+        raise
+    ledger.record_creation()
+    return created

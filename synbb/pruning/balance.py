@@ -1,0 +1,117 @@
+"""The selectivity-audience balance: on-rates and a budget in, degrees out. Pure functions of numpy arrays.
+
+Source of the law: Meirovitch, Yang, Lichtman, Shavit, *Budgeted Broadcast*, arXiv 2510.01263 (2025). Maximising
+sum_i H(a_i) under sum_i a_i k_i <= T gives log((1 - a_i) / a_i) = beta k_i. As a rule for degrees it is read the other
+way round, in relative degrees kappa_i = k_i / K_i and with an offset d0 that the budget determines:
+
+    kappa_i = clip(d0 + (1 / beta) log((1 - a_i) / a_i), kappa_min, 1)
+
+Any non-negative cost of the degrees grows with d0, so a budget is met by bisection on d0; density is *not* monotone in
+beta, which therefore stays what the user set.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synbb.errors import SynbbError
+
+Floats = NDArray[np.float64]
+
+RATE_FLOOR = 1e-6
+"""On-rates are kept this far from 0 and 1, so that units never or always on get a finite log-odds."""
+
+
+def log_odds(on_rates: Floats) -> Floats:
+    """log((1 - a) / a) of each on-rate: positive for quiet units. An unknown rate (nan) is neutral, 0."""
+    clipped = np.clip(np.asarray(on_rates, dtype=np.float64), RATE_FLOOR, 1 - RATE_FLOOR)
+    return np.where(np.isnan(clipped), 0.0, np.log1p(-clipped) - np.log(clipped))
+
+
+def binary_entropy(on_rates: Floats) -> Floats:
+    """Coding entropy H(a) of each unit in bits; 0 for a unit that is never or always on."""
+    a = np.asarray(on_rates, dtype=np.float64)
+    inside = np.clip(a, 1e-300, 1 - 1e-16)
+    entropy = -(inside * np.log2(inside) + (1 - inside) * np.log1p(-inside) / np.log(2))
+    return np.where((a <= 0) | (a >= 1), 0.0, entropy)
+
+
+def degrees(odds: Floats, capacities: Floats, offset: float, beta: float, minimum: Floats | float) -> Floats:
+    """Real-valued degrees k_i of the law at offset d0, clipped to [``minimum``, K_i].
+
+    Args:
+        odds: log((1 - a_i) / a_i), shape (units,).
+        capacities: K_i, the degree of each unit when dense.
+        offset: d0, in relative degrees.
+        beta: strength of the law; larger means more equal degrees.
+        minimum: the least degree of a unit, in connections.
+    """
+    return np.clip((offset + odds / beta) * capacities, np.minimum(minimum, capacities), capacities)
+
+
+def solve_offset(odds: Floats, capacities: Floats, budget: float, beta: float, minimum: Floats | float = 1.0) -> float:
+    """The offset d0 at which the degrees of the law sum to ``budget`` connections, by bisection.
+
+    Raises:
+        SynbbError: the budget lies below the minimum degrees or above the dense degrees.
+    """
+    least = float(np.minimum(minimum, capacities).sum())
+    most = float(capacities.sum())
+    if not least - 0.5 <= budget <= most + 0.5:
+        raise SynbbError(
+            f"a budget of {budget:.0f} connections is out of reach: {len(capacities)} units take at least {least:.0f} "
+            f"(minimum degree) and at most {most:.0f}; choose a density between {least / most:.4f} and 1"
+        )
+    span = float(np.abs(odds).max(initial=0.0)) / beta + 1.0
+    low, high = -span, span
+    for _ in range(80):
+        middle = 0.5 * (low + high)
+        if degrees(odds, capacities, middle, beta, minimum).sum() < budget:
+            low = middle
+        else:
+            high = middle
+    return 0.5 * (low + high)
+
+
+def apportion(real_degrees: Floats, total: int) -> NDArray[np.int64]:
+    """Integers that sum to ``total`` and lie within one of ``real_degrees``: largest remainder, ties by index.
+
+    Raises:
+        ValueError: ``total`` is not within one a unit of the sum of the real degrees.
+    """
+    whole = np.floor(real_degrees).astype(np.int64)
+    missing = total - int(whole.sum())
+    if not 0 <= missing <= len(whole):
+        raise ValueError(f"{total} is too far from the sum of the degrees, {real_degrees.sum():.3f}")
+    order = np.argsort(-(real_degrees - whole), kind="stable")
+    whole[order[:missing]] += 1
+    return whole
+
+
+class BalanceFit(NamedTuple):
+    """How well relative degrees follow the law among the units that no bound clips."""
+
+    slope: float
+    r_squared: float
+    unclipped: int
+    clipped_share: float
+
+
+def balance_fit(on_rates: Floats, fan_out: Floats, capacities: Floats, minimum: float = 1.0) -> BalanceFit:
+    """Least-squares fit of log((1 - a) / a) against kappa = k / K, a slope near beta where the law holds.
+
+    Units at their minimum or full degree are left out and counted; under ten units left the fit is nan.
+    """
+    known = ~np.isnan(on_rates) & (capacities > 0)
+    free = known & (fan_out > minimum) & (fan_out < capacities)
+    count = int(free.sum())
+    clipped = 1.0 - count / max(int(known.sum()), 1)
+    kappa = fan_out[free] / capacities[free]
+    odds = log_odds(on_rates[free])
+    if count < 10 or np.ptp(kappa) == 0 or np.ptp(odds) == 0:
+        return BalanceFit(float("nan"), float("nan"), count, clipped)
+    slope, _ = np.polyfit(kappa, odds, 1)
+    return BalanceFit(float(slope), float(np.corrcoef(kappa, odds)[0, 1] ** 2), count, clipped)

@@ -1,0 +1,79 @@
+"""What a training loop knows of a task: data, model, loss and scores behind one small interface."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of an optimiser step.
+
+    Attributes:
+        inputs: what the model reads, batch first.
+        targets: what the loss compares with.
+        valid: positions that count, bool, broadcastable to the targets; None when all do.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    valid: Tensor | None = None
+
+    def to(self, device: Any) -> Batch:
+        """The batch on ``device``."""
+        valid = None if self.valid is None else self.valid.to(device, non_blocking=True)
+        inputs, targets = self.inputs.to(device, non_blocking=True), self.targets.to(device, non_blocking=True)
+        return Batch(inputs, targets, valid)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Scores on held-out data.
+
+    Attributes:
+        scores: every figure by name.
+        main: name of the figure that decides which checkpoint is best; larger is better.
+        decision: what prediction needs that was chosen on this data (a threshold, for example).
+    """
+
+    scores: dict[str, float]
+    main: str
+    decision: dict[str, Any]
+
+
+class Task(Protocol):
+    """Data, model, loss and scores of one kind of problem."""
+
+    def prepare(self, known: dict[str, Any] | None = None) -> list[str]:
+        """Open and check all data, with the facts of a run that is continued; lines that tell a person what was found."""
+
+    def build_model(self) -> nn.Module:
+        """A newly initialised network, from torch's global random state."""
+
+    def example_inputs(self) -> Tensor:
+        """A tensor of the shape of a training input."""
+
+    def batch(self, step: int, rank: int, world_size: int) -> Batch:
+        """The share of ``rank`` in the batch of optimiser step ``step``: a function of the seed and these alone. Thread-safe."""
+
+    def upcoming(self, steps: range, rank: int, world_size: int) -> None:
+        """Start loading what the batches of ``steps`` will need."""
+
+    def calibration_batches(self, count: int) -> Iterator[Tensor]:
+        """Inputs of at least ``count`` uniformly drawn, unaugmented samples, to re-estimate norm statistics."""
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Scalar loss of the model's outputs."""
+
+    def validate(self, model: nn.Module, device: Any) -> Validation | None:
+        """Score the model, in evaluation mode, on the validation split; None when there is no such split."""
+
+    def facts(self) -> dict[str, Any]:
+        """What a run must keep of its data to be usable later (normalisation, voxel size, licences), as plain values."""
+
+    def close(self) -> None:
+        """Release caches and threads."""

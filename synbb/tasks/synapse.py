@@ -1,0 +1,284 @@
+"""Synapse detection in EM volumes: annotated volumes in, a 3D U-Net's loss and scores out."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from synbb.errors import SynbbError
+from synbb.evaluation.voxels import ScoreHistogram
+from synbb.inference.predictor import predict_region
+from synbb.models.receptive_field import receptive_field
+from synbb.models.unet import build_unet, total_stride
+from synbb.schema import Settings
+from synbb.tasks.annotated import AnnotatedVolume, VolumeSettings
+from synbb.tasks.augment import Augmentation, augmentation, augmented
+from synbb.tasks.base import Batch, Validation
+from synbb.tasks.sampling import Patch, PatchSampler
+from synbb.volumes.box import Box, Triple
+from synbb.volumes.statistics import Normalisation
+
+PositiveInt = Annotated[int, Field(gt=0)]
+HALO_LIMIT: Triple = (10, 48, 48)
+
+
+class SynapseData(Settings):
+    """Where the volumes are and how patches are drawn from them.
+
+    Attributes:
+        volumes: annotated volumes, each with its split.
+        patch: z, y, x of a training patch, working voxels.
+        positive_fraction: share of patches drawn around a foreground voxel; the rest is uniform.
+        percentiles: of each volume's tissue that become 0 and 1.
+        augment: probabilities of the random changes.
+        cache_mib: memory for decoded chunks of the training stream, per volume array.
+    """
+
+    volumes: Annotated[tuple[VolumeSettings, ...], Field(min_length=1)]
+    patch: tuple[PositiveInt, PositiveInt, PositiveInt] = (12, 96, 96)
+    positive_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
+    percentiles: tuple[float, float] = (1.0, 99.0)
+    augment: Augmentation = Augmentation()
+    cache_mib: PositiveInt = 512
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not any(volume.split == "train" for volume in self.volumes):
+            raise ValueError("no entry has split: train")
+        names = [volume.name for volume in self.volumes]
+        double = {name for name in names if names.count(name) > 1}
+        if double:
+            raise ValueError(f"names must differ, but {', '.join(sorted(double))} stands more than once")
+        return self
+
+
+class UnetSettings(Settings):
+    """The network: a MONAI DynUNet whose kernels and strides follow from the voxel size.
+
+    Attributes:
+        voxel_size: working voxel size, nm, z y x; volumes are read or resampled to it.
+        levels: of resolution.
+        filters: channels of each level, finest first.
+        residual: blocks with a residual sum.
+        norm: ``batch`` predicts blockwise without seams; ``instance`` and ``group`` do not.
+    """
+
+    voxel_size: tuple[float, float, float]
+    levels: Annotated[int, Field(ge=3)] = 3
+    filters: tuple[PositiveInt, ...] = (24, 48, 96)
+    residual: bool = False
+    norm: Literal["batch", "instance", "group"] = "batch"
+
+
+class SynapseTask:
+    """The task of :class:`synbb.tasks.base.Task` for synapses in EM volumes.
+
+    Args:
+        data: volumes and sampling.
+        model: the network.
+        seed: of the run.
+        batch_size: patches of a step, over all ranks.
+    """
+
+    def __init__(self, data: SynapseData, model: UnetSettings, *, seed: int, batch_size: int) -> None:
+        self._data, self._model, self._seed, self._batch_size = data, model, seed, batch_size
+        self._local = threading.local()
+        self._chain = augmentation(data.augment, data.patch)
+        self._train: list[AnnotatedVolume] = []
+        self._validation: list[AnnotatedVolume] = []
+
+    # ---- data ----
+
+    def prepare(self, known: dict[str, Any] | None = None) -> list[str]:
+        """Open training and validation volumes, normalise them and index the positives.
+
+        Args:
+            known: facts a run stored before; its normalisations are used again.
+
+        Returns:
+            Lines for a person: voxel sizes, normalisation, annotated voxels and positives.
+
+        Raises:
+            SynbbError: anything about the data that does not fit, named.
+        """
+        self._check_patch()
+        stored = {fact["name"]: fact["normalisation"] for fact in (known or {}).get("volumes", [])}
+        lines = []
+        for settings in self._data.volumes:
+            if settings.split == "test":
+                continue
+            normalisation = Normalisation.from_dict(stored[settings.name]) if settings.name in stored else None
+            volume = AnnotatedVolume(
+                settings,
+                self._model.voxel_size,
+                percentiles=self._data.percentiles,
+                normalisation=normalisation,
+                cache_bytes=self._data.cache_mib * 2**20 if settings.split == "train" else 0,
+            )
+            (self._train if settings.split == "train" else self._validation).append(volume)
+            lines.append(f"{settings.name} ({settings.split}): {volume.view.description}")
+            lines.append(f"{settings.name}: grey {volume.normalisation}")
+        sampled = [volume.sampled() for volume in self._train]
+        self._sampler = PatchSampler(
+            sampled, self._data.patch, positive_fraction=self._data.positive_fraction, seed=self._seed
+        )
+        voxels = sum(region.size for each in sampled for region in each.regions)
+        positives = sum(len(each.positives) for each in sampled)
+        lines.append(f"training on {voxels:,} annotated working voxels, {positives:,} of them foreground")
+        if not self._validation:
+            lines.append("no entry has split: validation: nothing is validated and no threshold is chosen")
+        return lines
+
+    def _check_patch(self) -> None:
+        stride = total_stride(self.build_model())
+        if any(p % s for p, s in zip(self._data.patch, stride, strict=True)):
+            raise SynbbError(
+                f"data.patch {list(self._data.patch)} must be multiples of the network's stride {list(stride)} (z y x)"
+            )
+
+    def batch(self, step: int, rank: int, world_size: int) -> Batch:
+        """The patches of a step on a rank; inputs, targets and valid are (batch, 1, z, y, x).
+
+        The whole batch is the same for any number of ranks, which take turns in it.
+        """
+        drawn = [self._sampler.draw(step, item) for item in range(rank, self._batch_size, world_size)]
+        items = [self._cut(patch, augment=True) for patch in drawn]
+        images, labels, valid = (torch.stack(each) for each in zip(*items, strict=True))
+        return Batch(images, labels, valid)
+
+    def upcoming(self, steps: range, rank: int, world_size: int) -> None:
+        """Load the chunks under the patches of ``steps`` ahead of need."""
+        boxes: dict[int, list[Box]] = {}
+        for step in steps:
+            for item in range(rank, self._batch_size, world_size):
+                patch = self._sampler.draw(step, item)
+                boxes.setdefault(patch.volume, []).append(patch.box)
+        for number, each in boxes.items():
+            self._train[number].prefetch(each)
+
+    def calibration_batches(self, count: int) -> Iterator[Tensor]:
+        """Inputs of uniform, unaugmented patches, the same at every call."""
+        for first in range(0, count, self._batch_size):
+            items = range(first, max(first + self._batch_size, first + 2))
+            yield torch.stack([self._cut(self._sampler.draw_uniform(item), augment=False)[0] for item in items])
+
+    def _cut(self, patch: Patch, *, augment: bool) -> tuple[Tensor, Tensor, Tensor]:
+        volume = self._train[patch.volume]
+        image = volume.image(patch.box)
+        label, valid = volume.working_truth(patch.box)
+        if augment:
+            return augmented(self._own_chain(), image, label, valid, patch.seed)
+        return (
+            torch.from_numpy(image)[None],
+            torch.from_numpy(label.astype(np.float32))[None],
+            torch.from_numpy(valid)[None],
+        )
+
+    def _own_chain(self) -> Any:
+        # MONAI transforms hold their random state: each loader thread needs a chain of its own.
+        if not hasattr(self._local, "chain"):
+            self._local.chain = copy.deepcopy(self._chain)
+        return self._local.chain
+
+    # ---- network and loss ----
+
+    def build_model(self) -> nn.Module:
+        """A newly initialised U-Net for the working voxel size."""
+        model = self._model
+        return build_unet(
+            model.voxel_size, levels=model.levels, filters=model.filters, residual=model.residual, norm=model.norm
+        )
+
+    def example_inputs(self) -> Tensor:
+        """Zeros of the shape of one training patch, batch of one."""
+        return torch.zeros(1, 1, *self._data.patch)
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy plus soft Dice over the valid voxels of the batch."""
+        logits, target = outputs.float(), batch.targets
+        weight = torch.ones_like(target) if batch.valid is None else batch.valid.to(target.dtype)
+        entropy = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum") / weight.sum().clamp(
+            min=1
+        )
+        probability = logits.sigmoid() * weight
+        overlap = (probability * target).sum()
+        dice = 1 - (2 * overlap + 1) / (probability.sum() + (target * weight).sum() + 1)
+        return entropy + dice
+
+    # ---- scores ----
+
+    def validate(self, model: nn.Module, device: Any) -> Validation | None:
+        """Voxel PR-AUC on the validation entries at their own resolution; the threshold of the best F1 there.
+
+        Returns:
+            None when no entry has split ``validation``.
+        """
+        if not self._validation:
+            return None
+        histogram = ScoreHistogram()
+        for volume in self._validation:
+            for region in volume.regions:
+                self._score(model, volume, region, histogram, device)
+        area = histogram.average_precision()
+        if np.isnan(area):
+            raise SynbbError(
+                "the validation split holds no foreground voxel, so PR-AUC and threshold are undefined there: "
+                "choose other validation regions, or none"
+            )
+        best = histogram.best_f1()
+        scores = {"pr_auc": area, "f1": best.f1, "precision": best.precision, "recall": best.recall}
+        return Validation(scores, "pr_auc", {"threshold": best.threshold})
+
+    def _score(
+        self, model: nn.Module, volume: AnnotatedVolume, region: Box, histogram: ScoreHistogram, device: Any
+    ) -> None:
+        stride, halo = self.geometry(model)
+        for box, probability in predict_region(
+            model,
+            volume.view,
+            volume.normalisation,
+            region,
+            stride=stride,
+            halo=halo,
+            device=device,
+        ):
+            foreground, valid = volume.truth(box)
+            histogram.add(probability, foreground, valid)
+
+    def geometry(self, model: nn.Module) -> tuple[Triple, Triple]:
+        """Stride and halo (receptive field) of the network, working voxels z y x; measured once.
+
+        Raises:
+            SynbbError: the halo is beyond what blockwise prediction is made for.
+        """
+        if not hasattr(self, "_geometry"):
+            stride = total_stride(model)
+            halo = receptive_field(copy.deepcopy(model).cpu(), stride)
+            if any(h > limit for h, limit in zip(halo, HALO_LIMIT, strict=True)):
+                raise SynbbError(
+                    f"model: a receptive field of {list(halo)} working voxels (z y x) is beyond {list(HALO_LIMIT)}; "
+                    "use fewer levels, or no residual blocks"
+                )
+            self._geometry = (stride, halo)
+        return self._geometry
+
+    def facts(self) -> dict[str, Any]:
+        """Working voxel size, and of each volume its normalisation, voxel sizes, licence and citation."""
+        return {
+            "working_voxel_size": list(self._model.voxel_size),
+            "percentiles": list(self._data.percentiles),
+            "volumes": [volume.facts() for volume in [*self._train, *self._validation]],
+        }
+
+    def close(self) -> None:
+        """Stop the training stream."""
+        for volume in [*self._train, *self._validation]:
+            volume.close()

@@ -1,0 +1,133 @@
+"""Axis-aligned boxes of voxels: half-open, integer, ordered z, y, x."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from synbb.errors import SynbbError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+Triple = tuple[int, int, int]
+Nanometres = tuple[float, float, float]
+
+AXES = ("z", "y", "x")
+
+
+def triple(values: Sequence[int]) -> Triple:
+    """Three Python integers of any sequence of three (numpy scalars included)."""
+    z, y, x = (int(value) for value in values)
+    return z, y, x
+
+
+@dataclass(frozen=True, order=True)
+class Box:
+    """The voxels ``start <= v < stop`` on each of the axes z, y, x."""
+
+    start: Triple
+    stop: Triple
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "start", triple(self.start))
+        object.__setattr__(self, "stop", triple(self.stop))
+        if any(a > b for a, b in zip(self.start, self.stop, strict=True)):
+            raise SynbbError(f"box {self}: every start must be at most its stop")
+
+    @classmethod
+    def of_shape(cls, shape: Sequence[int], start: Sequence[int] = (0, 0, 0)) -> Box:
+        """The box of ``shape`` voxels that begins at ``start``."""
+        begin = triple(start)
+        return cls(begin, triple([b + s for b, s in zip(begin, shape, strict=True)]))
+
+    @classmethod
+    def parse(cls, text: str) -> Box:
+        """Read ``z0:z1,y0:y1,x0:x1``, voxels, half-open.
+
+        Raises:
+            SynbbError: the text has another form.
+        """
+        match = re.fullmatch(r"\s*" + r"\s*,\s*".join([r"(-?\d+)\s*:\s*(-?\d+)"] * 3) + r"\s*", text)
+        if match is None:
+            raise SynbbError(
+                f"region {text!r} is not of the form z0:z1,y0:y1,x0:x1 (voxels, half-open), "
+                "for example 0:20,512:768,0:704"
+            )
+        numbers = [int(group) for group in match.groups()]
+        return cls(triple(numbers[0::2]), triple(numbers[1::2]))
+
+    def __str__(self) -> str:
+        return ",".join(f"{a}:{b}" for a, b in zip(self.start, self.stop, strict=True))
+
+    @property
+    def shape(self) -> Triple:
+        """Voxels along z, y, x."""
+        return triple([b - a for a, b in zip(self.start, self.stop, strict=True)])
+
+    @property
+    def size(self) -> int:
+        """Number of voxels."""
+        z, y, x = self.shape
+        return z * y * x
+
+    @property
+    def empty(self) -> bool:
+        """Whether the box holds no voxel."""
+        return self.size == 0
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        """Index of this box in an array whose first voxel is (0, 0, 0)."""
+        z, y, x = (slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+        return z, y, x
+
+    def relative_to(self, origin: Sequence[int]) -> Box:
+        """The same voxels counted from ``origin``."""
+        return self.translate([-int(o) for o in origin])
+
+    def translate(self, by: Sequence[int]) -> Box:
+        """The box moved by ``by`` voxels."""
+        return Box(
+            triple([a + int(d) for a, d in zip(self.start, by, strict=True)]),
+            triple([b + int(d) for b, d in zip(self.stop, by, strict=True)]),
+        )
+
+    def grow(self, margin: Sequence[int]) -> Box:
+        """The box with ``margin`` voxels more on both sides of each axis."""
+        return Box(
+            triple([a - int(m) for a, m in zip(self.start, margin, strict=True)]),
+            triple([b + int(m) for b, m in zip(self.stop, margin, strict=True)]),
+        )
+
+    def intersect(self, other: Box) -> Box | None:
+        """The common voxels, or None when there are none."""
+        start = triple(np.maximum(self.start, other.start).tolist())
+        stop = triple(np.minimum(self.stop, other.stop).tolist())
+        return Box(start, stop) if all(a < b for a, b in zip(start, stop, strict=True)) else None
+
+    def contains(self, other: Box) -> bool:
+        """Whether every voxel of ``other`` lies in this box."""
+        return all(a <= b for a, b in zip(self.start, other.start, strict=True)) and all(
+            a >= b for a, b in zip(self.stop, other.stop, strict=True)
+        )
+
+    def blocks(self, shape: Sequence[int], anchor: Sequence[int] = (0, 0, 0)) -> Iterator[Box]:
+        """Cut the box along the grid of ``shape`` voxels anchored at ``anchor``, in z, y, x order.
+
+        Blocks at the border are clipped to the box, so they tile it without overlap.
+        """
+        steps = triple(shape)
+        corners = []
+        for axis in range(3):
+            first = (self.start[axis] - int(anchor[axis])) // steps[axis]
+            last = -(-(self.stop[axis] - int(anchor[axis])) // steps[axis])
+            corners.append([int(anchor[axis]) + i * steps[axis] for i in range(first, last)])
+        for corner in product(*corners):
+            block = Box.of_shape(steps, corner).intersect(self)
+            if block is not None:
+                yield block

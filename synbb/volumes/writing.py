@@ -1,0 +1,229 @@
+"""Creating volumes: OME-Zarr 0.5 on zarr v3."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from synbb.errors import SynbbError
+from synbb.volumes.box import Box, Triple, triple
+from synbb.volumes.ome import OmeLevel, image_metadata
+from synbb.volumes.opening import ZARR_MARKS, open_volume
+from synbb.volumes.storage import Voxels, check_voxel_size, default_grid, disk_errors, plain_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from synbb.volumes.volume import Volume
+
+
+class WritableVolume:
+    """A volume under construction: one array (level 0) of an OME-Zarr group.
+
+    Blocks that are whole shards (or chunks, without shards) may be written from several threads and
+    processes at once. The object can be pickled.
+    """
+
+    def __init__(self, path: str, array: zarr.Array) -> None:
+        self.path = path
+        self.array = array
+
+    @property
+    def shape(self) -> Triple:
+        """Voxels along z, y, x."""
+        return triple(self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+        dtype: np.dtype[Any] = np.dtype(self.array.dtype)
+        return dtype
+
+    @property
+    def chunks(self) -> Triple:
+        """Voxels of a chunk."""
+        return triple(self.array.chunks)
+
+    @property
+    def shards(self) -> Triple | None:
+        """Voxels of a shard, None where each chunk is a file."""
+        return None if self.array.shards is None else triple(self.array.shards)
+
+    @property
+    def unit(self) -> Triple:
+        """Voxels that one file holds: blocks that are whole multiples of it can be written independently."""
+        return self.shards or self.chunks
+
+    @property
+    def box(self) -> Box:
+        """All voxels."""
+        return Box.of_shape(self.shape)
+
+    @property
+    def volume(self) -> Volume:
+        """The volume as it is now, for reading."""
+        return open_volume(self.path)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Our metadata as stored now."""
+        return dict(_open_group(self.path).attrs.asdict().get("synbb", {}))
+
+    def write(self, box: Box, array: Voxels) -> None:
+        """Write the voxels of ``box``; all-zero chunks are stored too, so a lost one can be told from an empty one.
+
+        Args:
+            box: a region inside the volume.
+            array: values of shape ``box.shape`` and of the volume's type.
+
+        Raises:
+            SynbbError: wrong shape or type, or a region that is not inside.
+            RunEnded: the disk is full.
+        """
+        if not self.box.contains(box):
+            raise SynbbError(f"{self.path}: region {box} is not inside the volume, which is {self.box}")
+        if tuple(array.shape) != box.shape:
+            raise SynbbError(
+                f"{self.path}: an array of shape {tuple(array.shape)} does not fill region {box}, {box.shape}"
+            )
+        if array.dtype.newbyteorder("=") != self.dtype:
+            raise SynbbError(
+                f"{self.path}: values are {array.dtype}, the volume holds {self.dtype}; convert them first"
+            )
+        if box.empty:
+            return
+        with disk_errors(self.path):
+            self.array[box.slices] = array
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Merge ``attributes`` into our metadata in the file.
+
+        Raises:
+            RunEnded: the disk is full.
+        """
+        with disk_errors(self.path):
+            group = _open_group(self.path)
+            group.attrs["synbb"] = {**group.attrs.asdict().get("synbb", {}), **attributes}
+
+
+def create_volume(
+    path: str | Path,
+    *,
+    shape: Sequence[int],
+    dtype: Any,
+    voxel_size: Sequence[float],
+    offset: Sequence[float] = (0.0, 0.0, 0.0),
+    chunks: Sequence[int] | None = None,
+    shards: Sequence[int] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    name: str | None = None,
+) -> WritableVolume:
+    """Create an OME-Zarr 0.5 image whose array ``0`` is filled with zeros.
+
+    Args:
+        path: folder to create, ``something.zarr``.
+        shape: voxels along z, y, x.
+        dtype: type of the values.
+        voxel_size: nm.
+        offset: nm, centre of the first voxel.
+        chunks: voxels of a chunk; by default 32 x 128 x 128 or what fits.
+        shards: voxels of a shard, a multiple of the chunks; by default about 64 x 512 x 512 for volumes above a
+            quarter gigavoxel, none below (and none where only ``chunks`` is given for a small volume).
+        attributes: our metadata (``synbb``).
+        overwrite: replace a zarr that is already there.
+        name: the image's name; by default that of the folder.
+
+    Raises:
+        SynbbError: something is at ``path`` already, or an argument makes no sense.
+        RunEnded: the disk is full.
+    """
+    where = Path(path)
+    size = check_voxel_size(voxel_size, str(path))
+    z, y, x = (float(o) for o in offset)
+    voxels = triple(shape)
+    if min(voxels) < 1:
+        raise SynbbError(f"{path}: shape {voxels} holds no voxel")
+    values = plain_dtype(dtype, str(path))
+    grid = _grid(str(path), voxels, chunks, shards)
+    clear_target(where, overwrite=overwrite)
+    level = OmeLevel("0", size, (z, y, x))
+    with disk_errors(str(path)):
+        where.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"ome": image_metadata(name or where.stem, [level]), "synbb": dict(attributes or {})}
+        group = zarr.open_group(str(where), mode="w", zarr_format=3, attributes=metadata)
+        array = create_level(group, "0", voxels, values, *grid)
+    return WritableVolume(str(path), array)
+
+
+def create_level(
+    group: zarr.Group, path: str, shape: Triple, dtype: np.dtype[Any], chunks: Triple, shards: Triple | None
+) -> zarr.Array:
+    """One array of the pyramid, zstd-compressed, empty chunks stored."""
+    return group.create_array(
+        path,
+        shape=shape,
+        dtype=dtype,
+        chunks=chunks,
+        shards=shards,
+        fill_value=0,
+        dimension_names=("z", "y", "x"),
+        config={"write_empty_chunks": True},
+    )
+
+
+def set_levels(path: str, name: str, levels: Sequence[OmeLevel]) -> None:
+    """State the levels of the pyramid in the group's metadata."""
+    with disk_errors(path):
+        _open_group(path).attrs["ome"] = image_metadata(name, levels)
+
+
+def _open_group(path: str) -> zarr.Group:
+    return zarr.open_group(path, mode="r+")
+
+
+def _grid(
+    path: str, shape: Triple, chunks: Sequence[int] | None, shards: Sequence[int] | None
+) -> tuple[Triple, Triple | None]:
+    usual_chunks, usual_shards = default_grid(shape)
+    if shards is None:
+        if chunks is None:
+            return usual_chunks, usual_shards
+        return _positive(path, "chunks", chunks), None
+    outer = _positive(path, "shards", shards)
+    inner = triple(np.minimum(usual_chunks, outer).tolist()) if chunks is None else _positive(path, "chunks", chunks)
+    if any(s % c for s, c in zip(outer, inner, strict=True)):
+        raise SynbbError(f"{path}: shards {outer} are no whole number of chunks {inner}; choose multiples")
+    return inner, outer
+
+
+def _positive(path: str, what: str, values: Sequence[int]) -> Triple:
+    if len(values) != 3 or min(int(v) for v in values) < 1:
+        raise SynbbError(f"{path}: {what} {tuple(values)} must be three positive numbers of voxels: z, y, x")
+    return triple(values)
+
+
+def clear_target(where: Path, *, overwrite: bool) -> None:
+    """Make sure that nothing is at ``where``.
+
+    Raises:
+        SynbbError: something is there, and ``overwrite`` is false or it is not a zarr.
+    """
+    if not where.exists() and not where.is_symlink():
+        return
+    if where.is_dir() and not any(where.iterdir()):
+        return
+    if not overwrite:
+        raise SynbbError(f"{where}: exists already; remove it, choose another name, or ask to overwrite it")
+    if not is_zarr(where):
+        raise SynbbError(f"{where}: exists and is not a zarr, so it is not overwritten; remove it yourself")
+    shutil.rmtree(where)
+
+
+def is_zarr(where: Path) -> bool:
+    """Whether the folder holds zarr metadata."""
+    return where.is_dir() and any((where / mark).is_file() for mark in ZARR_MARKS)
