@@ -44,8 +44,8 @@ def measure_objects(
 ) -> MeasuredObjects:
     """Measure all objects whose centroid lies in ``region``, and those just outside that may be their partners.
 
-    A volume with several label values is taken as ids, one object an id; a mask (one value besides background) as its
-    26-connected components. Objects are measured on the region and ``context_nm`` around it, as far as both volumes
+    A volume with several label values of more than 8 bits, or one that ``segment`` wrote, is taken as ids, one object
+    an id; any other is a mask, whose objects are its 26-connected components (:func:`has_ids`). Objects are measured on the region and ``context_nm`` around it, as far as both volumes
     reach, so that one cut by the region's border has its true centroid and counts if that lies in the region. Voxels
     that the truth ignores belong to no object of either volume.
 
@@ -116,8 +116,13 @@ def _reader(volume: Volume, box: Box, block: Triple, anchor: Triple) -> _Reader:
 
 
 def has_ids(volume: Volume) -> bool:
-    """Whether the foreground of a volume has more than one value; reads until it has seen the second."""
-    if volume.dtype == bool:
+    """Whether the values of a volume are ids: more than one foreground value, in a type of more than 8 bits.
+
+    8-bit volumes are masks, for masks in the wild mix their values (1, 227, 254 and 255 in the VNC sections), and ids
+    read from such a mask would be nonsense, while components of an 8-bit id volume are nearly its ids. Reads until the
+    second value.
+    """
+    if volume.dtype.itemsize == 1:
         return False
     seen: set[Any] = set()
     for block in volume.box.blocks(reading_block(volume)):

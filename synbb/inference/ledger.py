@@ -107,7 +107,7 @@ class Ledger:
                 f"{self.output}: exists already and has no ledger ({self.path.name}), so it is not a prediction to be "
                 "continued; remove it or choose another output"
             )
-        with _disk_errors(self.path):
+        with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = self.path.open("a+b", buffering=0)
         try:
@@ -163,7 +163,7 @@ class Ledger:
 
     def _begin(self, fields: dict[str, Any]) -> _State:
         """A new ledger; what an old one says about an output that is gone is dropped."""
-        with _disk_errors(self.path):
+        with disk_errors(self.path):
             self._file.truncate(0)
         header = {"ledger": FORMAT, "fingerprint": fingerprint(fields), "plan": fields}
         self._append(header)
@@ -185,13 +185,13 @@ class Ledger:
                 f"{self.output}: belongs to another run; {_differences(state.header['plan'], fields)}. Predict with "
                 "what it was begun with, or remove it, or choose another output"
             )
-        with _disk_errors(self.path):
+        with disk_errors(self.path):
             self._file.truncate(state.good_bytes)
         return state
 
     def _append(self, line: Mapping[str, Any]) -> None:
         text = json.dumps(line).encode() + b"\n"
-        with self._writing, _disk_errors(self.path):
+        with self._writing, disk_errors(self.path):
             before = os.fstat(self._file.fileno()).st_size
             written = self._file.write(text)
             if written != len(text):  # a disk that is nearly full takes a part
@@ -261,7 +261,8 @@ def _exists(output: Path) -> bool:
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, quota or file size limit while writing ``path`` into :class:`RunEnded`."""
     try:
         yield
     except OSError as error:

@@ -47,7 +47,7 @@ class Network:
         *,
         stride: Triple,
         halo: Triple,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = None,
         precision: str = "32",
         batch: int = 2,
         tile: Triple | None = None,
@@ -61,7 +61,7 @@ class Network:
         self.net = net
         self.stride = stride
         self.halo = halo
-        self.device = torch.device(device)
+        self.device = _device_of(net) if device is None else torch.device(device)
         self.precision = precision
         self.batch = batch
         self.tile = None if tile is None else round_up(tile, stride)
@@ -122,7 +122,9 @@ class Network:
         if len(part) == 1 and self.device.type == "cpu" and stacked.shape[1] * stacked.shape[2] < SLOW_PLANE:
             stacked = np.concatenate([stacked, stacked])
         given = torch.from_numpy(stacked)[:, None].to(self.device)
-        with torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=PRECISIONS[self.precision] is not None):
+        with torch.autocast(
+            self.device.type, PRECISIONS[self.precision], enabled=PRECISIONS[self.precision] is not None
+        ):
             output = self.net(given)
         if output.shape != given.shape:
             raise SynbbError(
@@ -170,6 +172,11 @@ class Network:
             for part, logits in zip(batch, found, strict=True):
                 out[part.write.slices] = logits[part.write.relative_to(part.read.start).slices]
         return out
+
+
+def _device_of(net: nn.Module) -> torch.device:
+    first = next(net.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from synbb.evaluation.components import Components, find_components, neighbour_o
 from synbb.evaluation.thresholds import check_dtype, check_range, check_threshold, foreground, stored_threshold
 from synbb.evaluation.window import grow_block
 from synbb.volumes.box import Box, triple
-from synbb.volumes.storage import disk_errors
+from synbb.volumes.storage import default_grid, disk_errors
 from synbb.volumes.writing import WritableVolume, create_volume, is_zarr
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def segment(
             dtype=np.uint32,
             voxel_size=probabilities.voxel_size,
             offset=probabilities.offset,
+            chunks=_chunks(probabilities.shape, block),
             overwrite=True,
             name=target.stem,
         )
@@ -179,12 +180,21 @@ def _check_targets(probabilities: Volume, target: Path, table: Path, *, overwrit
         raise SynbbError(f"{table} is a folder, where the table of objects would be written; choose another output")
 
 
+def _chunks(shape: Sequence[int], block: Sequence[int] | None) -> tuple[int, int, int] | None:
+    """Chunks no larger than a block that was asked for; None, the usual grid, where that already holds."""
+    if block is None:
+        return None
+    if len(block) != 3 or min(block) < 1:
+        raise SynbbError(f"block {tuple(block)} is not three positive numbers of voxels, z, y, x")
+    usual = default_grid(shape)[0]
+    chunks = triple([min(int(b), c) for b, c in zip(block, usual, strict=True)])
+    return None if chunks == usual else chunks
+
+
 def _block_shape(writable: WritableVolume, block: Sequence[int] | None) -> tuple[int, int, int]:
     """Whole files of the output, so that each is written once."""
     if block is None:
         return grow_block(writable.unit, writable.shape, split=False)
-    if len(block) != 3 or min(block) < 1:
-        raise SynbbError(f"block {tuple(block)} is not three positive numbers of voxels, z, y, x")
     return triple([-(-int(b) // u) * u for b, u in zip(block, writable.unit, strict=True)])
 
 

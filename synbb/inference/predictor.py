@@ -22,17 +22,17 @@ from torch import nn
 
 from synbb.errors import RunEnded, SynbbError
 from synbb.inference.blocks import Block, BlockPlan, check_region, round_up
-from synbb.inference.ledger import DISK_FULL, Ledger, Mark
+from synbb.inference.ledger import Ledger, Mark, disk_errors
 from synbb.inference.network import Floats, Network
 from synbb.inference.pipeline import Readers, Writer
-from synbb.inference.sizes import default_write_block, output_grid
+from synbb.inference.output import forget_damaged, mark_complete, open_output
+from synbb.inference.sizes import default_write_block
 from synbb.models.receptive_field import block_dependent_norms
 from synbb.volumes.box import Box, triple
-from synbb.volumes.opening import open_volume
 from synbb.volumes.resample import WorkingView, upsample_to_source
 from synbb.volumes.statistics import Normalisation
 from synbb.volumes.volume import Volume
-from synbb.volumes.writing import WritableVolume, create_volume
+from synbb.volumes.writing import WritableVolume
 
 Progress = Callable[[int, int], None]
 Voxels = npt.NDArray[Any]
@@ -85,7 +85,7 @@ def predict_array(
     stride: Sequence[int],
     halo: Sequence[int],
     tile: Sequence[int] | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     batch: int = 2,
     precision: str = "32",
 ) -> Floats:
@@ -93,6 +93,8 @@ def predict_array(
 
     The array is padded at its far end up to whole strides (edge values). With ``tile`` None the network sees it whole;
     else in tiles of that many voxels (rounded up to the stride), each with its halo, with the same result.
+
+    ``device`` None means where the network is.
 
     Raises:
         SynbbError: an array that has not three axes, holds no voxel, or arguments that make no sense.
@@ -125,7 +127,7 @@ def predict_volume(
     write_block: Sequence[int] | None = None,
     tile: Sequence[int] | None = None,
     batch: int = 2,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     precision: str = "32",
     reader_threads: int = 2,
     dtype: str = "uint8",
@@ -141,21 +143,21 @@ def predict_volume(
     interruption it computes what is missing, and nothing when all is there.
 
     Args:
-        net: maps (N, 1, Z, Y, X) to logits (N, 1, Z, Y, X); moved to ``device``, its modes are given back.
+        net: maps (N, 1, Z, Y, X) to logits (N, 1, Z, Y, X); moved to ``device`` and left there, its modes are given back.
         volume: the input.
         output_path: ``something.zarr``; the ledger lies beside it.
         working_voxel_size: nm (z, y, x) at which the network sees the volume.
         normalisation: of this volume's grey values.
         stride: working voxels per voxel of the network's coarsest level (``total_stride``).
         halo: its ``receptive_field``; a smaller one is faster and wrong near the borders of blocks.
-        attributes: stored as the output's metadata, with what this function knows beside.
+        attributes: stored as the output's metadata (threshold, licence, citation ...), with what this function knows beside.
         model_sha256: of the weights; part of the plan's identity.
         run_id: of the run that the network comes from.
         region: voxels of ``volume`` to write; what is read goes beyond it. None for the whole volume.
         write_block: voxels of ``volume`` in a block; None chooses.
         tile: working voxels computed at once inside a block; None for the whole block.
         batch: blocks given to the device at once (a CPU takes large ones singly, see ``network.py``).
-        device: where the network runs.
+        device: where the network runs; None for where it is.
         precision: ``32``, ``tf32``, ``bf16`` or ``16``.
         reader_threads: threads that read and normalise ahead of the network.
         dtype: ``uint8`` stores round(255 p), ``float32`` stores p.
@@ -187,9 +189,9 @@ def predict_volume(
     part = None if tile is None else triple(tile)
     network = Network(net, stride=steps, halo=margin, device=device, batch=batch, precision=precision, tile=part)
     lines = _describe(view, plan, normalisation, network)
-    for line in lines if announce is not None else ():
-        assert announce is not None
-        announce(line)
+    if announce is not None:
+        for line in lines:
+            announce(line)
     stored = {
         "kind": "probabilities",
         "working_voxel_size": list(view.voxel_size),
@@ -201,20 +203,20 @@ def predict_volume(
         "model_sha256": model_sha256,
     }
     with Ledger(output_path, plan.fields()) as ledger:
-        output = _output(str(output_path), volume, plan, dtype, stored, ledger)
-        damaged = _drop_damaged(ledger, str(output_path)) if verify else 0
-        job = _Prediction(view, plan, normalisation, output, ledger, progress)
+        output = open_output(str(output_path), volume, plan, dtype, stored, ledger)
+        damaged = forget_damaged(output, ledger) if verify else []
         skipped = len(ledger.marks)
         began = time.perf_counter()
-        voxels = job.run(network, reader_threads)
+        voxels = _Prediction(view, plan, normalisation, output, ledger, progress).run(network, reader_threads)
         seconds = time.perf_counter() - began
+        mark_complete(output)
     return PredictionSummary(
         output=str(output_path),
         region=covered,
         blocks=len(plan),
         done=len(plan) - skipped,
         skipped=skipped,
-        damaged=damaged,
+        damaged=len(damaged),
         voxels=voxels,
         seconds=seconds,
         work_factor=plan.work_factor,
@@ -222,12 +224,6 @@ def predict_volume(
         tile=network.tile,
         lines=tuple(lines),
     )
-
-
-def verify_output(output_path: str | Path, marks: Mapping[int, Mark]) -> list[int]:
-    """Numbers of the blocks among ``marks`` whose stored values are not what was written (or cannot be read)."""
-    stored = open_volume(str(output_path))
-    return [number for number, mark in sorted(marks.items()) if not _intact(stored, mark)]
 
 
 def read_block(view: WorkingView, plan: BlockPlan, block: Block, normalisation: Normalisation) -> Floats:
@@ -250,6 +246,20 @@ def read_block(view: WorkingView, plan: BlockPlan, block: Block, normalisation: 
 def block_logits(logits: Floats, block: Block) -> Floats:
     """Of the logits of a read box, those of the working voxels that the block is made from."""
     return logits[block.core.relative_to(block.read.start).slices]
+
+
+def block_probabilities(logits: Floats, block: Block, plan: BlockPlan) -> Floats:
+    """Probabilities at the input's voxels of a block, from the logits of its read box.
+
+    Raises:
+        RunEnded: a logit is not finite.
+    """
+    needed = block_logits(logits, block)
+    _check_finite(needed, f"block {block.index} (voxels {block.write} of the input)")
+    probabilities = _sigmoid(needed)
+    if plan.scale == (1.0, 1.0, 1.0):
+        return probabilities
+    return upsample_to_source(probabilities, block.core, block.write, plan.scale, plan.working_shape)
 
 
 class _Prediction:
@@ -300,21 +310,11 @@ class _Prediction:
 
     def write(self, block: Block, logits: Floats, done: int) -> None:
         """Probabilities of one block to the output, then its mark."""
-        needed = block_logits(logits, block)
-        _check_finite(needed, f"block {block.index} (voxels {block.write} of the input)")
-        probabilities = _sigmoid(needed)
-        if self.plan.scale != (1.0, 1.0, 1.0):
-            probabilities = upsample_to_source(
-                probabilities, block.core, block.write, self.plan.scale, self.plan.working_shape
-            )
+        probabilities = block_probabilities(logits, block, self.plan)
         values = quantise(probabilities) if self.output.dtype == np.uint8 else probabilities
         there = block.write.relative_to(self.plan.region.start)
-        try:
+        with disk_errors(Path(self.output.path)):
             self.output.write(there, values)
-        except OSError as error:
-            if error.errno in DISK_FULL:
-                raise _disk_full(self.output.path, error) from error
-            raise
         self.ledger.mark(Mark.of(block.index, there, values))
         self._report(done)
 
@@ -360,13 +360,6 @@ def _check_finite(logits: Floats, where: str) -> None:
         )
 
 
-def _disk_full(path: str, error: OSError) -> RunEnded:
-    return RunEnded(
-        f"{path}: the disk (or its quota) is full: {error.strerror}; free some space and start again, finished blocks "
-        "are kept"
-    )
-
-
 def _numbers(batch: tuple[Block, ...]) -> list[int]:
     return [block.index for block in batch]
 
@@ -392,30 +385,3 @@ def _describe(view: WorkingView, plan: BlockPlan, normalisation: Normalisation, 
             f"{len(norms)} norms ({norms[0]} ...) take statistics of each block: the result depends on where blocks lie"
         )
     return lines
-
-
-def _output(
-    path: str, volume: Volume, plan: BlockPlan, dtype: str, attributes: Mapping[str, Any], ledger: Ledger
-) -> WritableVolume:
-    """The output to be written: what an earlier call created, or a new one."""
-    if ledger.created:
-        return reopen(path)
-    chunks, shards = output_grid(plan.region, plan.write_block)
-    try:
-        created = create_volume(
-            path,
-            shape=plan.region.shape,
-            dtype=np.dtype(dtype),
-            voxel_size=volume.voxel_size,
-            offset=volume.centre_of(plan.region.start),
-            chunks=chunks,
-            shards=shards,
-            attributes=attributes,
-            overwrite=True,  # the ledger is ours and knows of no block: what is there is a creation cut short
-        )
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise _disk_full(path, error) from error
-        raise
-    ledger.record_creation()
-    return created

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -60,10 +61,12 @@ class PruningReport:
     churn: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Plain values for JSON; what is not known (nan) is None."""
         values = asdict(self)
         values["fit"] = self.fit._asdict()
-        return values
+        plain = _without_nan(values)
+        assert isinstance(plain, dict)
+        return plain
 
 
 def report(pruner: Pruner, model: nn.Module) -> PruningReport:
@@ -122,6 +125,14 @@ def report(pruner: Pruner, model: nn.Module) -> PruningReport:
         fit_degree="fan-in" if fan_in_law else "fan-out",
         churn=pruner.churn,
     )
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _mean(values: np.ndarray) -> float:

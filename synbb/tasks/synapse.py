@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from synbb.errors import SynbbError
 from synbb.evaluation.voxels import ScoreHistogram
-from synbb.inference.predictor import predict_region
+from synbb.inference.region import predict_region
 from synbb.models.receptive_field import receptive_field
 from synbb.models.unet import build_unet, total_stride
 from synbb.schema import Settings
@@ -228,13 +228,13 @@ class SynapseTask:
             for region in volume.regions:
                 self._score(model, volume, region, histogram, device)
         area = histogram.average_precision()
-        if np.isnan(area):
+        best = histogram.best_f1()
+        if area is None or best is None or best.f1 is None:
             raise SynbbError(
                 "the validation split holds no foreground voxel, so PR-AUC and threshold are undefined there: "
                 "choose other validation regions, or none"
             )
-        best = histogram.best_f1()
-        scores = {"pr_auc": area, "f1": best.f1, "precision": best.precision, "recall": best.recall}
+        scores = {"pr_auc": area, "f1": best.f1, "precision": best.precision or 0.0, "recall": best.recall or 0.0}
         return Validation(scores, "pr_auc", {"threshold": best.threshold})
 
     def _score(

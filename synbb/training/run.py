@@ -119,6 +119,18 @@ class RunFolder:
             raise SynbbError(f"{self.path}: no weights {which!r}; {has}")
         return {**read_json(file.with_suffix(".json")), "sha256": file_sha256(file)}
 
+    def pruning_report(self) -> dict[str, Any]:
+        """The report written at the last validation.
+
+        Raises:
+            SynbbError: the run was not pruned, or has not got that far.
+        """
+        if not (self.path / "pruning.json").is_file():
+            raise SynbbError(
+                f"{self.path} has no pruning report: pruning.method is none, or no validation has come yet"
+            )
+        return read_json(self.path / "pruning.json")
+
     def drop_metrics_after(self, step: int) -> None:
         """Forget records of steps that a resumed run will repeat, and a torn last line."""
         if not self.metrics_file.exists():

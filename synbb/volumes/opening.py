@@ -12,6 +12,7 @@ import zarr
 
 from synbb.errors import SynbbError
 from synbb.volumes.box import Box, Nanometres
+from synbb.volumes.checked_store import local_store
 from synbb.volumes.hdf5_storage import CREMI_RAW, SUFFIXES, open_hdf5_storage, split_dataset, three_floats
 from synbb.volumes.image_stack import PNG, TIFF, open_folder, open_multipage, section_files
 from synbb.volumes.ome import OmeImage, OmeLevel, read_image
@@ -115,7 +116,7 @@ def _open_node(path: Path) -> zarr.Group | zarr.Array | None:
     if not any((path / mark).is_file() for mark in ZARR_MARKS):
         return None
     try:
-        return zarr.open(str(path), mode="r")
+        return zarr.open(store=local_store(str(path)), mode="r")
     except Exception as error:  # broken JSON and unknown codecs surface in many ways
         raise unreadable(str(path), "the zarr metadata", error) from error
 

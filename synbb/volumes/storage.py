@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Voxels = npt.NDArray[Any]
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
-NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG})
+NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG})
 MAX_PARTITIONS = 10_000
 
 CHUNKS = (32, 128, 128)

@@ -66,7 +66,7 @@ def test_lists_and_numbers_by_distance():
     assert scores.recall == pytest.approx(1 / 3)
     assert scores.f1 == pytest.approx(0.4)
     assert [(m.truth_id, m.predicted_id, m.distance_nm) for m in scores.matched] == [(3, 1, 50.0)]
-    assert [(m.id, m.voxels, m.nearest_nm) for m in scores.missed][0] == (5, 20, 301.0)
+    assert next((m.id, m.voxels, m.nearest_nm) for m in scores.missed) == (5, 20, 301.0)
     assert scores.missed[1].id == 8
     assert [(f.id, f.centroid_nm, f.nearest_nm) for f in scores.false] == [(2, (0.0, 0.0, 1301.0), 301.0)]
     assert score_by_distance(truth, predicted, 301).found == 2  # at most, not less than
@@ -161,7 +161,7 @@ def test_an_object_cut_by_the_region_counts_where_its_centroid_lies(store):
 
 
 def test_label_ids_make_objects_and_a_mask_makes_components(store):
-    mask = np.zeros((1, 1, 9), np.uint8)
+    mask = np.zeros((1, 1, 9), np.uint16)
     mask[0, 0, [0, 1, 4, 8]] = 7
     ids = mask.copy()
     ids[0, 0, 8] = 9
@@ -169,6 +169,14 @@ def test_label_ids_make_objects_and_a_mask_makes_components(store):
     assert len(measure_objects(store("t1.zarr", mask), one_object).truth) == 3
     assert len(measure_objects(store("t2.zarr", ids), one_object).truth) == 2
     assert len(measure_objects(store("t2.zarr", ids, overwrite=True), one_object).predicted) == 1
+
+
+def test_an_8_bit_mask_of_mixed_values_is_no_id_volume(store):
+    mask = np.zeros((1, 1, 9), np.uint8)
+    mask[0, 0, [1, 2, 3, 7]] = [1, 227, 255, 254]
+    measured = measure_objects(store("t.zarr", mask), store("o.zarr", mask))
+    assert measured.truth.voxels.tolist() == [3, 1]
+    assert measured.predicted.voxels.tolist() == [3, 1]
 
 
 def test_predictions_where_the_truth_ignores_are_no_objects(store):

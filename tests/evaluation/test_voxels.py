@@ -54,8 +54,11 @@ def test_float_average_precision_is_close_to_scikit_learns(dtype):
     assert histogram.average_precision() == pytest.approx(average_precision_score(truth, probabilities), abs=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-@pytest.mark.parametrize("threshold", [1 / 255, 0.25, 0.5, 128 / 255, 200 / 255, 1.0])
+@pytest.mark.parametrize(
+    ("dtype", "threshold"),
+    [(np.uint8, t) for t in (1 / 255, 0.25, 0.5, 128 / 255, 200 / 255, 1.0)]
+    + [(np.float32, t) for t in (1 / 255, 0.25, 0.5, 128 / 255, 200 / 255)],
+)
 def test_at_a_threshold_equals_scikit_learn_and_the_one_foreground_rule(dtype, threshold):
     rng = np.random.default_rng(5)
     truth = rng.random(3000) < 0.3
@@ -67,8 +70,6 @@ def test_at_a_threshold_equals_scikit_learn_and_the_one_foreground_rule(dtype, t
     assert 0 < chosen.sum() < chosen.size
     precision, recall, f1, _ = precision_recall_fscore_support(truth, chosen, average="binary")
     scores = filled(probabilities, truth).at(threshold)
-    if dtype == np.float32 and threshold == 1.0:
-        return  # the last bin holds everything from 1 - 1/65536 on
     assert (scores.precision, scores.recall, scores.f1) == pytest.approx((precision, recall, f1))
 
 

@@ -76,7 +76,8 @@ def texture(spec: PhantomSpec, z: int, rows: NDArray[np.int64], columns: NDArray
 def blur(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """Binomial blur (1 2 1)/4 along both axes; the result lacks one pixel at each side."""
     rows = np.float32(0.25) * (image[:-2] + image[2:]) + np.float32(0.5) * image[1:-1]
-    return np.float32(0.25) * (rows[:, :-2] + rows[:, 2:]) + np.float32(0.5) * rows[:, 1:-1]
+    result: NDArray[np.float32] = np.float32(0.25) * (rows[:, :-2] + rows[:, 2:]) + np.float32(0.5) * rows[:, 1:-1]
+    return result
 
 
 def record(
@@ -97,10 +98,11 @@ def record(
         image *= _stain(spec, z, rows, columns)
     image = np.float32(128.0) + (image - np.float32(128.0)) * np.float32(state.gain) + np.float32(state.offset)
     if spec.noise:
-        # Shot noise: the variance grows with the signal; part of it passes the camera's own blur.
+        # Shot noise: the variance grows with the signal.
         strength = np.float32(1.35 * spec.noise) * np.sqrt(np.maximum(image, np.float32(12.0)))
         image += strength * noise_plane(spec.seed, "grain", z, rows, columns)
-    return np.clip(image + np.float32(0.5), 0, 255).astype(np.uint8)
+    recorded: NDArray[np.uint8] = np.clip(image + np.float32(0.5), 0, 255).astype(np.uint8)
+    return recorded
 
 
 def _fold(spec: PhantomSpec, z: int, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -110,7 +112,8 @@ def _fold(spec: PhantomSpec, z: int, rows: NDArray[np.int64], columns: NDArray[n
     phase = uniform_at(spec.seed, "fold-phase", z)[0]
     across = (y + slope * x) / 3000.0 + phase
     distance = np.abs(across - np.floor(across) - 0.5) * 3000.0
-    return (1.0 - 0.7 * np.clip((70.0 - distance) / 40.0, 0.0, 1.0)).astype(np.float32)
+    transmission: NDArray[np.float32] = (1.0 - 0.7 * np.clip((70.0 - distance) / 40.0, 0.0, 1.0)).astype(np.float32)
+    return transmission
 
 
 def _stain(spec: PhantomSpec, z: int, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -126,4 +129,5 @@ def _stain(spec: PhantomSpec, z: int, rows: NDArray[np.int64], columns: NDArray[
     dy = y - (cell_y + 0.1 + 0.8 * centre_y) * side
     dx = x - (cell_x + 0.1 + 0.8 * centre_x) * side
     distance = np.sqrt(dy * dy + dx * dx)
-    return np.clip((distance - radius) / 10.0, 0.08, 1.0).astype(np.float32)
+    transmission: NDArray[np.float32] = np.clip((distance - radius) / 10.0, 0.08, 1.0).astype(np.float32)
+    return transmission

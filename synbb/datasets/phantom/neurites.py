@@ -149,7 +149,8 @@ class NeuriteMap:
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Neurite and depth at the nodes of whole tiles; spans are the first and last + 1 tile along y and x."""
         (y0, y1), (x0, x1) = spans
-        y, x = np.arange(y0 * TILE, y1 * TILE) * pixel[0], np.arange(x0 * TILE, x1 * TILE) * pixel[1]
+        y: Floats = np.arange(y0 * TILE, y1 * TILE).astype(np.float64) * pixel[0]
+        x: Floats = np.arange(x0 * TILE, x1 * TILE).astype(np.float64) * pixel[1]
         warp = sum((field.plane(z, y, x) for field in self._warps), np.zeros((3, len(y), len(x)), dtype=np.float32))
         # Relative to each tile's centre, so that float32 holds far from the origin too.
         tiles = (y1 - y0, TILE, x1 - x0, TILE)

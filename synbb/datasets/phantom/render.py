@@ -224,4 +224,5 @@ def _wobble(local: Floats, phase: float) -> Floats:
     along = 1.1 * local[1] + 0.6 * local[2] + phase
     across = 0.9 * local[2] - 0.5 * local[1] + 3.7 * phase
     waves = [4.0 * np.abs(w - np.floor(w) - 0.5) - 1.0 for w in (along, across)]
-    return 0.16 * waves[0] * waves[1]
+    wobble: Floats = 0.16 * waves[0] * waves[1]
+    return wobble

@@ -53,7 +53,8 @@ def write_phantom(
 
     Returns:
         Paths by name: ``raw`` (uint8), ``synapses`` (uint8: 1 in a presynaptic density), ``table`` (CSV with
-        id, centroid z_nm, y_nm, x_nm relative to the centre of the first voxel, and voxels), ``spec`` and perhaps ``neurites``.
+        id, centroid z_nm, y_nm, x_nm relative to the centre of the first voxel, and voxels), ``spec`` and perhaps
+        ``neurites``.
 
     Raises:
         SynbbError: the folder exists and may not be replaced.

@@ -1,0 +1,74 @@
+"""``synbb predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
+    volume: Annotated[str, typer.Argument(metavar="INPUT", help="Volume to predict.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT.zarr", help="Probabilities, written block by block.")],
+    region: Annotated[
+        str | None, typer.Option(metavar="z0:z1,y0:y1,x0:x1", help="Write only these voxels of INPUT, half-open.")
+    ] = None,
+    weights: Annotated[str, typer.Option(help="last, or best on the validation split.")] = "last",
+    voxel_size: Annotated[
+        str | None, typer.Option("--voxel-size", metavar="z,y,x", help="nm, for an INPUT that states none.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="Relative difference of voxel sizes that counts as none.")
+    ] = 0.02,
+    resample_z: Annotated[
+        bool, typer.Option("--resample-z", help="Allow resampling across sections.")
+    ] = False,
+    invert: Annotated[
+        bool | None, typer.Option("--invert/--no-invert", help="Dark and bright exchanged; by default as in training.")
+    ] = None,
+    block: Annotated[
+        str | None, typer.Option(metavar="Z,Y,X", help="Voxels of INPUT in a block; chosen by default.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Blocks given to the device at once.")] = 2,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    precision: Annotated[str, typer.Option(help="32, tf32, bf16 or 16.")] = "32",
+    dtype: Annotated[str, typer.Option(help="uint8 stores round(255 p), float32 stores p.")] = "uint8",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read finished blocks again first and redo damaged ones.")
+    ] = False,
+    allow_unfinished: Annotated[
+        bool, typer.Option("--allow-unfinished", help="Predict although the masks of the run are not final.")
+    ] = False,
+) -> None:
+    """Predict synapse probabilities over a volume of any size; started again, it does only what is missing."""
+    from synbb.cli.console import console, progress
+    from synbb.cli.values import three_integers
+    from synbb.training.predict import predict
+    from synbb.volumes.box import Box
+    from synbb.volumes.storage import parse_voxel_size
+
+    with progress("predicting", "blocks") as bar:
+        summary = predict(
+            run,
+            volume,
+            output,
+            region=None if region is None else Box.parse(region),
+            which=weights,
+            voxel_size=None if voxel_size is None else parse_voxel_size(voxel_size),
+            tolerance=tolerance,
+            resample_z=resample_z,
+            invert=invert,
+            write_block=None if block is None else three_integers(block, "--block"),
+            batch=batch,
+            device=device,
+            precision=precision,
+            dtype=dtype,
+            verify=verify,
+            allow_unfinished=allow_unfinished,
+            progress=bar,
+            say=lambda line: console.print(line, markup=False),
+        )
+    for line in summary:
+        console.print(line, markup=False)

@@ -1,0 +1,18 @@
+"""Values of options that are more than one word."""
+
+from __future__ import annotations
+
+from synbb.errors import SynbbError
+from synbb.volumes.box import Triple, triple
+
+
+def three_integers(text: str, option: str) -> Triple:
+    """``32,256,256`` as three positive integers, z y x.
+
+    Raises:
+        SynbbError: anything else, with the option's name.
+    """
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise SynbbError(f"{option} {text!r} must be three positive integers z,y,x, for example 32,256,256")
+    return triple([int(part) for part in parts])

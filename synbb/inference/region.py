@@ -1,0 +1,52 @@
+"""Probabilities of a region, block by block, for whoever scores them at once instead of storing them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from synbb.inference.blocks import BlockPlan
+from synbb.inference.network import Network
+from synbb.inference.predictor import block_probabilities, quantise, read_block
+from synbb.inference.sizes import default_write_block
+from synbb.volumes.box import Box, triple
+from synbb.volumes.resample import WorkingView
+from synbb.volumes.statistics import Normalisation
+
+
+def predict_region(
+    net: nn.Module,
+    view: WorkingView,
+    normalisation: Normalisation,
+    region: Box,
+    *,
+    stride: Sequence[int],
+    halo: Sequence[int],
+    device: str | torch.device = "cpu",
+) -> Iterator[tuple[Box, NDArray[np.uint8]]]:
+    """Yield (box, probabilities) over ``region``: just what :func:`predict_volume` would write there.
+
+    Args:
+        net: maps (N, 1, Z, Y, X) to logits of the same shape; its modes are given back.
+        view: the volume at the network's voxel size.
+        normalisation: of the volume's grey values.
+        region: voxels of the volume (level 0); what is read goes beyond it.
+        stride: working voxels per voxel of the network's coarsest level.
+        halo: receptive field of the network, working voxels.
+        device: where the network runs.
+
+    Yields:
+        A box in level-0 voxels and round(255 p) in it, uint8, z y x.
+    """
+    scale = view.scale
+    block = default_write_block(region, scale, halo, stride)
+    plan = BlockPlan(region, block, view.shape, triple(halo), triple(stride), scale)
+    with Network(net, stride=triple(stride), halo=triple(halo), device=device) as network:
+        for batch in plan.batches(network.batch):
+            arrays = [read_block(view, plan, each, normalisation) for each in batch]
+            for each, logits in zip(batch, network.logits(arrays), strict=True):
+                yield each.write, quantise(block_probabilities(logits, each, plan))

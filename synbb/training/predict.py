@@ -1,0 +1,170 @@
+"""Prediction with a trained run: its weights, voxel size, normalisation and threshold applied to a volume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from synbb.errors import SynbbError
+from synbb.inference.predictor import PredictionSummary, predict_volume
+from synbb.training.checkpoint import load_weights
+from synbb.training.run import RunFolder
+from synbb.training.start import make_task
+from synbb.volumes import Volume, open_volume
+from synbb.volumes.box import Box, Nanometres, Triple
+from synbb.volumes.statistics import Normalisation, measure_normalisation
+
+
+def predict(
+    run_path: Path,
+    input_path: str,
+    output_path: Path,
+    *,
+    region: Box | None = None,
+    which: str = "last",
+    voxel_size: Nanometres | None = None,
+    tolerance: float = 0.02,
+    resample_z: bool = False,
+    invert: bool | None = None,
+    write_block: Triple | None = None,
+    batch: int = 2,
+    device: str = "auto",
+    precision: str = "32",
+    dtype: str = "uint8",
+    verify: bool = False,
+    allow_unfinished: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None],
+) -> list[str]:
+    """Predict ``input_path`` with a run into ``output_path``; see ``predict_volume`` for the blocks.
+
+    A volume that the run was trained or validated on keeps the normalisation it had there; of any other volume it is
+    measured anew. The output's metadata carry run, model hash, threshold, normalisation, licences and citations.
+
+    Args:
+        run_path: folder of the run.
+        input_path: volume to predict.
+        output_path: OME-Zarr to write.
+        region: voxels of the input to write.
+        which: weights ``last`` or ``best``.
+        voxel_size: of an input that states none.
+        tolerance: relative difference of voxel sizes that counts as none.
+        resample_z: allow resampling across sections.
+        invert: exchange dark and bright; None does as training did.
+        write_block: voxels of the input in a block.
+        batch: blocks given to the device at once.
+        device: ``auto`` takes a GPU when there is one.
+        precision: ``32``, ``tf32``, ``bf16`` or ``16``.
+        dtype: ``uint8`` or ``float32``.
+        verify: check finished blocks first.
+        allow_unfinished: predict although the masks are not final.
+        progress: called with (blocks done, blocks).
+        say: prints a line for a person.
+
+    Returns:
+        Lines that sum up what was done.
+
+    Raises:
+        SynbbError: no such run, weights or volume; masks that are not final; an output of another run.
+        RunEnded: the disk is full.
+    """
+    run = RunFolder.open(run_path)
+    config = run.config()
+    weights = run.weights_info(which)
+    if not weights["final"] and not allow_unfinished:
+        raise SynbbError(
+            f"{run_path}: weights {which!r} are of step {weights['step']} of {weights['steps']}, when pruning had not "
+            f"reached its final masks (density {weights['density']:.3f}); finish training (synbb train ... --resume), "
+            "or pass --allow-unfinished"
+        )
+    volume = open_volume(input_path, voxel_size=voxel_size)
+    facts = run.info()["data"]
+    normalisation, origin = _normalisation(facts, volume, config.data.percentiles, invert)
+    say(f"normalisation: grey {normalisation}, {origin}")
+    task = make_task(config)
+    net = task.build_model()
+    load_weights(run.weights_file(which), net)
+    stride, halo = task.geometry(net)
+    threshold = weights.get("decision", {}).get("threshold")
+    say(
+        f"weights {which!r} of step {weights['step']}, density {weights['density']:.3f}, "
+        + (f"threshold {threshold:.3f} chosen on the validation split" if threshold is not None else "no threshold")
+    )
+    summary = predict_volume(
+        net,
+        volume,
+        output_path,
+        working_voxel_size=config.model.voxel_size,
+        normalisation=normalisation,
+        stride=stride,
+        halo=halo,
+        attributes=_attributes(facts, volume, weights, which),
+        model_sha256=weights["sha256"],
+        run_id=run.info()["id"],
+        region=region,
+        write_block=write_block,
+        batch=batch,
+        device=_device(device),
+        precision=precision,
+        dtype=dtype,
+        resample_z=resample_z,
+        tolerance=tolerance,
+        verify=verify,
+        progress=progress,
+        announce=say,
+    )
+    return _summary(summary)
+
+
+def _normalisation(
+    facts: dict[str, Any], volume: Volume, percentiles: tuple[float, float], invert: bool | None
+) -> tuple[Normalisation, str]:
+    """Grey values for ``volume``, and where they come from."""
+    known = [fact for fact in facts["volumes"] if Path(fact["path"].partition(":")[0]).resolve() == _file(volume)]
+    if known and invert is None:
+        return Normalisation.from_dict(known[0]["normalisation"]), "as in training on this volume"
+    inverted = any(fact["normalisation"]["invert"] for fact in facts["volumes"]) if invert is None else invert
+    return measure_normalisation(volume, percentiles=percentiles, invert=inverted), "measured on this volume"
+
+
+def _file(volume: Volume) -> Path:
+    return Path(volume.path.partition(":")[0]).resolve()
+
+
+def _attributes(facts: dict[str, Any], volume: Volume, weights: dict[str, Any], which: str) -> dict[str, Any]:
+    """What the output must say of the model and of the data behind it."""
+    own = {key: volume.attributes[key] for key in ("licence", "citation") if key in volume.attributes}
+    trained = {
+        key: sorted({fact[key] for fact in facts["volumes"] if fact.get(key)}) for key in ("licence", "citation")
+    }
+    both = {key: "; ".join(dict.fromkeys([*([own[key]] if key in own else []), *trained[key]])) for key in trained}
+    return {
+        "threshold": weights.get("decision", {}).get("threshold"),
+        "threshold_chosen_on": "validation split of the run",
+        "weights": which,
+        "step": weights["step"],
+        "density": weights["density"],
+        **{key: text for key, text in both.items() if text},
+    }
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise SynbbError(f"--device {name}: torch sees no GPU; use --device cpu")
+    return name
+
+
+def _summary(summary: PredictionSummary) -> list[str]:
+    found = f", {summary.damaged} of them damaged and done again" if summary.damaged else ""
+    before = f"; {summary.skipped} blocks were finished before{found}" if summary.skipped or found else ""
+    if summary.done == 0:
+        return [f"nothing to do: all {summary.blocks} blocks of {summary.output} are finished{found}"]
+    return [
+        f"{summary.done} of {summary.blocks} blocks in {summary.seconds:.1f} s, {summary.rate:.2f} Mvox/s written{before}",
+        f"probabilities {summary.output}",
+    ]
