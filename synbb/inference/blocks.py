@@ -30,15 +30,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from synbb.errors import SynbbError
 from synbb.volumes.box import AXES, Box, Nanometres, Triple, triple
 from synbb.volumes.resample import upsampling_support
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
 
 LAYOUT = 1
 """Version of the geometry in this file; a ledger of another version is refused."""
@@ -81,7 +83,7 @@ class BlockPlan:
         halo: margin of working voxels that a cell of the stride grid depends on (``receptive_field``).
         stride: working voxels per voxel of the network's coarsest level.
         scale: voxels of the input in a working voxel.
-        identity: what else must be unchanged for results to fit together (model, normalisation, input ...), JSON values.
+        identity: what else must be unchanged for results to fit together (model, normalisation, input), JSON values.
 
     Raises:
         SynbbError: a region, block, halo, stride or scale that makes no sense.

@@ -14,11 +14,10 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +25,9 @@ import numpy.typing as npt
 from synbb.errors import RunEnded, SynbbError
 from synbb.inference.blocks import fingerprint
 from synbb.volumes.box import Box
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 FORMAT = 1
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -178,7 +180,7 @@ class Ledger:
         state = _parse(self.path, self.path.read_bytes())
         if state.header is None:
             raise SynbbError(
-                f"{self.output}: exists, and its ledger {self.path.name} is empty; remove both, or choose another output"
+                f"{self.output}: exists, and its ledger {self.path.name} is empty; remove both, or choose another name"
             )
         if state.header["fingerprint"] != fingerprint(fields):
             raise SynbbError(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from torch import nn
 from synbb.errors import RunEnded, SynbbError
 from synbb.inference.blocks import BlockPlan, round_up
 from synbb.volumes.box import Box, Triple, triple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 Floats = npt.NDArray[np.float32]
 
@@ -65,42 +68,39 @@ class Network:
         self.precision = precision
         self.batch = batch
         self.tile = None if tile is None else round_up(tile, stride)
-        self._stack = ExitStack()
+        self._modes: list[tuple[nn.Module, bool]] = []
 
-    def __enter__(self) -> Network:
-        with ExitStack() as stack:
-            stack.enter_context(_evaluation(self.net))
-            self.net.to(self.device)
-            stack.enter_context(torch.inference_mode())
-            stack.enter_context(_arithmetic(self.device, self.precision))
-            self._stack = stack.pop_all()
+    def __enter__(self) -> Self:
+        self._modes = [(module, module.training) for module in self.net.modules()]
+        self.net.eval().to(self.device)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        for module, training in self._modes:
+            module.training = training
 
     def logits(self, blocks: Sequence[Floats]) -> Floats:
         """Logits (N, Z, Y, X) float32 for N arrays (Z, Y, X) float32 of one shape, whole strides along each axis.
 
         Raises:
-            RunEnded: a result is not finite, or a single smallest tile does not fit into the device's memory.
+            RunEnded: the smallest tile does not fit into the device's memory.
         """
-        if self.tile is not None:
+        if self._in_tiles:
             return np.stack([self._tiled(block) for block in blocks])
         found: list[Floats] = []
         while len(found) < len(blocks):
-            part = blocks[len(found) : len(found) + self._at_once(blocks[0])]
-            result = self._unless_full(part)
-            if result is None and not self._shrink(triple(blocks[0].shape)):
-                raise RunEnded(
-                    f"{self.device}: out of memory for a single block of {blocks[0].shape} working voxels; use a "
-                    "smaller network, or another device"
-                )
+            result = self._unless_full(blocks[len(found) : len(found) + self._at_once(blocks[0])])
             if result is not None:
                 found.extend(result)
-            elif self.tile is not None:
+                continue
+            self._shrink(triple(blocks[0].shape))
+            if self._in_tiles:
                 found.extend(self._tiled(block) for block in blocks[len(found) :])
         return np.stack(found)
+
+    @property
+    def _in_tiles(self) -> bool:
+        return self.tile is not None
 
     def _at_once(self, block: Floats) -> int:
         depth, height, _ = block.shape
@@ -122,8 +122,11 @@ class Network:
         if len(part) == 1 and self.device.type == "cpu" and stacked.shape[1] * stacked.shape[2] < SLOW_PLANE:
             stacked = np.concatenate([stacked, stacked])
         given = torch.from_numpy(stacked)[:, None].to(self.device)
-        with torch.autocast(
-            self.device.type, PRECISIONS[self.precision], enabled=PRECISIONS[self.precision] is not None
+        kind = PRECISIONS[self.precision]
+        with (
+            torch.inference_mode(),
+            _arithmetic(self.device, self.precision),
+            torch.autocast(self.device.type, kind, enabled=kind is not None),
         ):
             output = self.net(given)
         if output.shape != given.shape:
@@ -134,38 +137,36 @@ class Network:
         found: Floats = output[: len(part), 0].float().cpu().numpy()
         return list(found)
 
-    def _shrink(self, shape: Triple) -> bool:
-        """Halve the batch, then the tile; False when there is nothing left to halve."""
-        if self.batch > 1 and self.tile is None:
+    def _shrink(self, shape: Triple) -> None:
+        """Halve the batch, then the tile."""
+        if self.batch > 1:
             self.batch //= 2
-            return True
+            return
         size = list(self.tile or shape)
         axis = max(range(3), key=lambda a: size[a] // self.stride[a])
         half = -(-size[axis] // (2 * self.stride[axis])) * self.stride[axis]
         if half == size[axis]:
-            return False
+            raise RunEnded(
+                f"{self.device}: out of memory for {_text(size)} working voxels and a halo of {_text(self.halo)}; use "
+                "a smaller network, or another device"
+            )
         size[axis] = half
         self.tile = triple(size)
-        return True
 
     def _tiled(self, block: Floats) -> Floats:
         """One block in tiles, each with its halo: the block is treated as a volume of its own."""
-        while True:
-            assert self.tile is not None
+        assert self.tile is not None
+        found = self._with_tiles(block, self.tile)
+        while found is None:
+            self._shrink(triple(block.shape))
             found = self._with_tiles(block, self.tile)
-            if found is not None:
-                return found
-            if not self._shrink(triple(block.shape)):
-                raise RunEnded(
-                    f"{self.device}: out of memory for a tile of {self.tile} working voxels with a halo of {self.halo}; "
-                    "use a smaller network, or another device"
-                )
+        return found
 
     def _with_tiles(self, block: Floats, tile: Triple) -> Floats | None:
         shape = triple(block.shape)
         plan = BlockPlan(Box.of_shape(shape), tile, shape, self.halo, self.stride)
         out = np.empty(shape, np.float32)
-        for batch in plan.batches(max(1, self.batch)):
+        for batch in plan.batches(self.batch):
             found = self._unless_full([block[b.read.slices] for b in batch])
             if found is None:
                 return None
@@ -180,19 +181,14 @@ def _device_of(net: nn.Module) -> torch.device:
 
 
 @contextmanager
-def _evaluation(net: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _arithmetic(device: torch.device, precision: str) -> AbstractContextManager[None]:
+def _arithmetic(device: torch.device, precision: str) -> Iterator[None]:
     """float32 means float32: on a GPU, cuDNN would round factors to TensorFloat-32 (errors of 1e-3) by itself."""
-    flags: Callable[..., AbstractContextManager[None]] = torch.backends.cudnn.flags
     if device.type != "cuda":
-        return ExitStack()
-    return flags(enabled=True, benchmark=True, allow_tf32=precision == "tf32")
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=precision == "tf32"):
+        yield
+
+
+def _text(values: Sequence[int]) -> str:
+    return " x ".join(str(value) for value in values)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
 
 from synbb.errors import SynbbError
-from synbb.inference.blocks import BlockPlan
 from synbb.inference.ledger import Ledger, Mark, disk_errors, read_marks
 from synbb.inference.sizes import output_grid
 from synbb.volumes.opening import open_volume
-from synbb.volumes.volume import Volume
 from synbb.volumes.writing import WritableVolume, create_volume
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from synbb.inference.blocks import BlockPlan
+    from synbb.volumes.volume import Volume
 
 COMPLETE = "complete"
 """Key of the output's metadata: false until every block is written."""

@@ -12,27 +12,31 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
 from synbb.errors import RunEnded, SynbbError
 from synbb.inference.blocks import Block, BlockPlan, check_region, round_up
 from synbb.inference.ledger import Ledger, Mark, disk_errors
 from synbb.inference.network import Floats, Network
-from synbb.inference.pipeline import Readers, Writer
 from synbb.inference.output import forget_damaged, mark_complete, open_output
+from synbb.inference.pipeline import Readers, Writer
 from synbb.inference.sizes import default_write_block
 from synbb.models.receptive_field import block_dependent_norms
 from synbb.volumes.box import Box, triple
 from synbb.volumes.resample import WorkingView, upsample_to_source
-from synbb.volumes.statistics import Normalisation
-from synbb.volumes.volume import Volume
-from synbb.volumes.writing import WritableVolume
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from synbb.volumes.statistics import Normalisation
+    from synbb.volumes.volume import Volume
+    from synbb.volumes.writing import WritableVolume
 
 Progress = Callable[[int, int], None]
 Voxels = npt.NDArray[Any]
@@ -143,14 +147,16 @@ def predict_volume(
     interruption it computes what is missing, and nothing when all is there.
 
     Args:
-        net: maps (N, 1, Z, Y, X) to logits (N, 1, Z, Y, X); moved to ``device`` and left there, its modes are given back.
+        net: maps (N, 1, Z, Y, X) to logits (N, 1, Z, Y, X); moved to ``device`` and left there,
+            its modes are given back.
         volume: the input.
         output_path: ``something.zarr``; the ledger lies beside it.
         working_voxel_size: nm (z, y, x) at which the network sees the volume.
         normalisation: of this volume's grey values.
         stride: working voxels per voxel of the network's coarsest level (``total_stride``).
         halo: its ``receptive_field``; a smaller one is faster and wrong near the borders of blocks.
-        attributes: stored as the output's metadata (threshold, licence, citation ...), with what this function knows beside.
+        attributes: stored as the output's metadata (threshold, licence, citation), with what this function knows
+            beside.
         model_sha256: of the weights; part of the plan's identity.
         run_id: of the run that the network comes from.
         region: voxels of ``volume`` to write; what is read goes beyond it. None for the whole volume.
@@ -286,11 +292,12 @@ class _Prediction:
         finished = frozenset(self.ledger.marks)
         self._report(len(finished))
         batches = (batch for batch in self.plan.batches(network.batch) if not finished.issuperset(_numbers(batch)))
+        read = partial(self._read, finished=finished)
         voxels, done = 0, len(finished)
         with (
             network,
             Writer(behind=2) as writer,
-            Readers(lambda batch: self._read(batch, finished), threads=reader_threads, ahead=reader_threads) as readers,
+            Readers(read, threads=reader_threads, ahead=reader_threads) as readers,
         ):
             for batch, arrays in readers.over(batches):
                 found = network.logits(arrays)
@@ -338,12 +345,16 @@ class _Job:
 
 def quantise(probabilities: Floats) -> npt.NDArray[np.uint8]:
     """round(255 p) as uint8, halves to even."""
-    return np.rint(probabilities * np.float32(255)).astype(np.uint8)
+    whole: npt.NDArray[np.uint8] = np.rint(probabilities * np.float32(255)).astype(np.uint8)
+    return whole
 
 
 def _sigmoid(logits: Floats) -> Floats:
     # By way of tanh: exp(-x) would overflow for very negative logits.
-    return np.float32(0.5) * (np.float32(1) + np.tanh(np.float32(0.5) * logits))
+    half: Floats = np.tanh(np.float32(0.5) * logits)
+    half += np.float32(1)
+    half *= np.float32(0.5)
+    return half
 
 
 def _pad_to(array: Floats, shape: Sequence[int]) -> Floats:
@@ -366,9 +377,9 @@ def _numbers(batch: tuple[Block, ...]) -> list[int]:
 
 def _input_identity(volume: Volume) -> dict[str, Any]:
     """What tells one input from another: not its voxels, which would have to be read."""
-    local = Path(volume.path)
+    file, mark, dataset = volume.path.partition(":")
     return {
-        "input_path": str(local.resolve()) if local.exists() else volume.path,
+        "input_path": str(Path(file).resolve()) + mark + dataset if Path(file).exists() else volume.path,
         "input_shape": list(volume.shape),
         "input_dtype": str(volume.dtype),
         "input_voxel_size": list(volume.voxel_size),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from synbb.inference.blocks import round_up
 from synbb.volumes.box import Box, Triple, triple
 from synbb.volumes.storage import CHUNKS, SHARDED_FROM
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 WORK_FACTOR = 2.2
 """Working voxels read for each one written that a default block may cost, where memory allows."""

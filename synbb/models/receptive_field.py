@@ -13,21 +13,26 @@ faster than float64 here.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import activation as activations
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from synbb.errors import SynbbError
 from synbb.volumes.box import Triple, triple
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
 MAX_LENGTH = 4096  # voxels along the probed axis; a field that still touches the end is taken for unbounded
 NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+# Whoever hooks into the network (a pruner that counts) is neither copied with it nor called.
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 POOLS: dict[type[nn.Module], type[nn.Module]] = {
     nn.MaxPool1d: nn.AvgPool1d,
     nn.MaxPool2d: nn.AvgPool2d,
@@ -40,9 +45,11 @@ def receptive_field(net: nn.Module, stride: Sequence[int]) -> Triple:
 
     A network that pools treats voxels differently by their place on its stride grid, so every phase is probed, and the
     margin is counted from the cell of the grid in which the voxel lies: a box that begins and ends on the grid is
-    predicted exactly from itself and this margin (a box that does not is first grown to the grid). The network may be any graph of convolutions (transposed, strided, dilated, grouped), poolings, interpolations, sums and
-    concatenations whose output has its input's size. Norms are taken as per-channel constants, as batch norm is in
-    evaluation; see :func:`block_dependent_norms` for those that are not. ``net`` is neither changed nor run.
+    predicted exactly from itself and this margin (a box that does not is first grown to the grid).
+
+    The network may be any graph of convolutions (transposed, strided, dilated, grouped), poolings, interpolations,
+    sums and concatenations whose output has its input's size. Norms are taken as per-channel constants, as batch norm
+    is in evaluation; see :func:`block_dependent_norms` for those that are not. ``net`` is neither changed nor run.
 
     The probe is a column along one axis at a time and two strides across, so its cost does not grow with the field's
     volume; the outputs of all positions across are summed, so their phases are covered too.
@@ -78,7 +85,8 @@ def block_dependent_norms(net: nn.Module) -> list[str]:
 
 def _dependency_copy(net: nn.Module) -> tuple[nn.Module, int]:
     """A copy of ``net`` on the CPU that only passes dependencies on, and its number of input channels."""
-    probe = copy.deepcopy(net).cpu().float().eval().requires_grad_(requires_grad=False)
+    without_hooks = {id(getattr(module, kind)): OrderedDict() for module in net.modules() for kind in HOOKS}
+    probe = copy.deepcopy(net, dict[int, Any](without_hooks)).cpu().float().eval().requires_grad_(requires_grad=False)
     channels = next((module.in_channels for module in probe.modules() if isinstance(module, _ConvNd)), None)
     if channels is None:
         raise SynbbError(f"a {type(net).__name__} without convolutions has no receptive field to probe")
@@ -112,22 +120,31 @@ def _mean_pool(pool: Any, mean: type[nn.Module]) -> nn.Module:
 
 def _make_positive(layer: _ConvNd) -> None:
     """Weights 1/fan-in, bias 0, and a hook that sets the layer's input back to 1 and its gradient to 0 or 1."""
-    outer = 0 if isinstance(layer, _ConvTransposeNd) else 1  # weight is (out, in/groups, ...), transposed (in, ...)
     fan_in = layer.in_channels // layer.groups * layer.weight[0, 0].numel()
-    assert layer.weight.shape[outer] in (layer.in_channels, layer.in_channels // layer.groups)
     layer.weight.data.fill_(1.0 / fan_in)
     if layer.bias is not None:
         layer.bias.data.zero_()
     layer.register_forward_pre_hook(_reset_input)
 
 
-def _reset_input(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Value 1 and gradient 0 or 1 for what a convolution reads; the dependency itself stays."""
-    (values,) = inputs
-    reset = values - values.detach() + 1.0
-    if values.requires_grad:
-        values.register_hook(lambda gradient: (gradient != 0).to(gradient.dtype))
-    return (reset,)
+class _Dependency(torch.autograd.Function):
+    """What a convolution reads: value 1, gradient 0 or 1; the dependency itself stays."""
+
+    @staticmethod
+    def forward(_context: Any, values: Tensor) -> Tensor:
+        return torch.ones_like(values)
+
+    @staticmethod
+    def backward(_context: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        return (gradient != 0).to(gradient.dtype)
+
+
+_dependency: Callable[[Tensor], Tensor] = _Dependency.apply
+
+
+def _reset_input(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    return _dependency(inputs[0])
 
 
 def _margin_along(probe: nn.Module, channels: int, stride: Triple, axis: int) -> int:

@@ -8,15 +8,18 @@ kernel 3 and is pooled only on those levels where its voxel is less than twice t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monai.networks.nets.dynunet import DynUNet
-from torch import nn
 
 from synbb.errors import SynbbError
 from synbb.volumes.box import Triple, triple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
 
 ANISOTROPY = 2.0
 """An axis is left alone (kernel 1, stride 1) while its voxel is at least this many times the smallest."""

@@ -35,6 +35,7 @@ class SynapseData(Settings):
 
     Attributes:
         volumes: annotated volumes, each with its split.
+        dataset: entry of ``data_manifest.yaml`` that the volumes come from; pipelines fetch it when it is missing.
         patch: z, y, x of a training patch, working voxels.
         positive_fraction: share of patches drawn around a foreground voxel; the rest is uniform.
         percentiles: of each volume's tissue that become 0 and 1.
@@ -43,6 +44,7 @@ class SynapseData(Settings):
     """
 
     volumes: Annotated[tuple[VolumeSettings, ...], Field(min_length=1)]
+    dataset: str | None = None
     patch: tuple[PositiveInt, PositiveInt, PositiveInt] = (12, 96, 96)
     positive_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
     percentiles: tuple[float, float] = (1.0, 99.0)

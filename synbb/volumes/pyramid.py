@@ -20,7 +20,7 @@ from synbb.volumes.writing import create_level, set_levels
 if TYPE_CHECKING:
     from synbb.volumes.volume import Volume
 
-SMALLEST = 64  # voxels: a level whose longest halved axis is no longer ends the pyramid
+SMALLEST = 64  # voxels: a level that is no longer along any axis ends the pyramid
 ISOTROPY = 1.5  # an axis is halved while its voxels are less than so many times the smallest
 LABEL_KINDS = frozenset({"objects", "labels"})
 
@@ -45,14 +45,13 @@ def plan_levels(shape: Triple, voxel_size: Nanometres) -> list[Triple]:
     """
     size, length = list(voxel_size), list(shape)
     steps: list[Triple] = []
-    while True:
-        smallest = min(v for v, n in zip(size, length, strict=True) if n > 1) if max(length) > 1 else 0.0
+    while max(length) > SMALLEST:
+        smallest = min(v for v, n in zip(size, length, strict=True) if n > SMALLEST)
         step = triple([2 if n > 1 and v < ISOTROPY * smallest else 1 for v, n in zip(size, length, strict=True)])
-        if max((n for n, f in zip(length, step, strict=True) if f == 2), default=0) <= SMALLEST:
-            return steps
         steps.append(step)
         size = [v * f for v, f in zip(size, step, strict=True)]
         length = [-(-n // f) for n, f in zip(length, step, strict=True)]
+    return steps
 
 
 def downsample(block: Voxels, step: Sequence[int], *, labels: bool) -> Voxels:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
@@ -8,6 +8,9 @@ import yaml
 from synbb.datasets import find_dataset, load_manifest, manifest_path
 from synbb.datasets.manifest import CremiFiles, FolderTree, Phantom, SectionStacks
 from synbb.errors import SynbbError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_the_manifest_of_the_checkout_is_found_and_states_everything() -> None:
@@ -75,3 +78,21 @@ def test_an_unknown_dataset_suggests_the_nearest() -> None:
         find_dataset("vnk", load_manifest())
     with pytest.raises(SynbbError, match="cremi"):
         find_dataset("zzz", load_manifest())
+
+
+def test_an_installed_manifest_is_found_through_the_distribution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Installed:
+        name = "data_manifest.yaml"
+
+        def locate(self) -> Path:
+            return tmp_path / "share/data_manifest.yaml"
+
+    monkeypatch.setattr("synbb.__file__", str(tmp_path / "site-packages/synbb/__init__.py"))
+    monkeypatch.setattr("importlib.metadata.files", lambda name: [Installed()])
+    with pytest.raises(SynbbError, match="reinstall"):
+        manifest_path()
+    (tmp_path / "share").mkdir()
+    (tmp_path / "share/data_manifest.yaml").write_text("datasets: {}")
+    assert load_manifest() == {}

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cc3d
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.spatial import cKDTree
 from sklearn.metrics import average_precision_score
 
 from synbb.datasets.phantom import Block, PhantomSpec, read_spec, render, write_phantom
 from synbb.datasets.phantom.imaging import section_state
+from synbb.datasets.phantom.structures import find_structures
 from synbb.errors import SynbbError
 from synbb.volumes import Box, open_volume
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SMALL = PhantomSpec(shape=(6, 80, 120), seed=4, missing_rate=0.2, fold_rate=0.3, stain_rate=0.5)
 
@@ -38,17 +43,29 @@ def test_labels_are_as_many_and_as_large_as_promised(default_phantom: Block) -> 
 
 
 def test_grey_values_do_not_give_the_labels_away(default_phantom: Block) -> None:
-    labels = (default_phantom.synapse > 0).ravel()
-    grey = default_phantom.raw.astype(np.float32)
+    sections = slice(10, 20)
+    labels = (default_phantom.synapse[sections] > 0).ravel()
+    grey = default_phantom.raw[sections].astype(np.float32)
     for values in (grey, -grey):
-        assert average_precision_score(labels, values.ravel()) < 0.15
+        assert average_precision_score(labels, values.ravel()) < 0.2
     # Even after the best smoothing it stays far below what a network reaches.
     assert average_precision_score(labels, -ndimage.gaussian_filter(grey, (0.7, 3, 3)).ravel()) < 0.3
 
 
-def test_synapses_are_dark_and_vesicles_lie_near(default_phantom: Block) -> None:
+def test_synapses_are_dark(default_phantom: Block) -> None:
     labels = default_phantom.synapse > 0
     assert default_phantom.raw[labels].mean() < 0.45 * default_phantom.raw.mean()
+
+
+def test_vesicles_gather_at_synapses_and_stay_inside_neurites() -> None:
+    found = find_structures(PhantomSpec(), np.zeros(3), np.array([1600.0, 2000.0, 2000.0]))
+    where = found.neurites.locate(found.vesicles.centre)
+    assert np.array_equal(where.neurite, found.vesicles.neurite)
+    assert where.depth.min() > 20
+    vesicles = cKDTree(found.vesicles.centre)
+    near = [len(v) for v in vesicles.query_ball_point(found.synapses.centre, 250.0)]
+    elsewhere = [len(v) for v in vesicles.query_ball_point(found.bodies.centre, 250.0)]
+    assert np.median(near) > 3 * max(np.median(elsewhere), 3)
 
 
 def test_the_volume_does_not_depend_on_its_blocks(tmp_path: Path) -> None:
@@ -82,7 +99,9 @@ def test_structures_are_sized_in_nm() -> None:
 
 
 def test_a_volume_without_synapses_is_legal(tmp_path: Path) -> None:
-    spec = PhantomSpec(shape=(2, 64, 64), synapse_density=0, junction_density=0, distractor_density=0, vesicle_density=0)
+    spec = PhantomSpec(
+        shape=(2, 64, 64), synapse_density=0, junction_density=0, distractor_density=0, vesicle_density=0
+    )
     paths = write_phantom(tmp_path / "empty", spec)
     labels = open_volume(paths["synapses"])
     assert not labels.read(labels.box).any()

@@ -1,0 +1,190 @@
+"""From a dataset to scored synapses: fetch, train, predict, segment, evaluate.
+
+    python pipelines/synapse.py configs/synapse/vnc.yaml
+    python pipelines/synapse.py configs/synapse/phantom.yaml training.steps=300
+
+Read it from top to bottom: each stage is one call of the public API, the same that the ``synbb`` commands make. A stage
+whose settings, inputs and outputs are those of an earlier call is skipped, so a second call does nothing. Files for
+offline use are looked for in ``$SYNBB_SOURCES/<dataset>`` (by default ../shared/data/<dataset>) before anything is
+downloaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from synbb.cli.console import console, errors, progress
+from synbb.datasets import fetch
+from synbb.errors import SynbbError
+from synbb.evaluation import evaluate_volumes
+from synbb.inference.objects import segment
+from synbb.training import RunConfig, load_config, start
+from synbb.training.checkpoint import file_sha256, write_json
+from synbb.training.predict import predict
+from synbb.volumes import Box, open_volume
+
+
+def main(
+    config: Annotated[Path, typer.Argument(help="Settings of the run; see configs/synapse/.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run; runs/<name of the config> by default.")] = None,
+    to: Annotated[Path, typer.Option(help="Folder of all datasets.")] = Path("data"),
+) -> None:
+    """Fetch, train, predict, segment and evaluate; skip what is current."""
+    settings = load_config(config, overrides or [])
+    run = output or Path("runs") / config.stem
+    stages = Stages(run / "pipeline.json")
+
+    # 1. The dataset, checked against the manifest. `fetch` leaves alone what is there and right.
+    if settings.data.dataset is not None:
+        get_dataset(settings.data.dataset, to)
+
+    # 2. Training. An interrupted run is continued.
+    stages.run("train", settings.plain(), [run / "weights/last.safetensors"], lambda: train(config, overrides, run))
+
+    # 3. to 5. For each part of the test split: probabilities, synapses, scores.
+    for part in (volume for volume in settings.data.volumes if volume.split == "test"):
+        region = test_region(settings, part.name)
+        results = run / part.name
+        trained = {"weights": file_sha256(run / "weights/last.safetensors"), "raw": part.raw, "region": str(region)}
+        probabilities, objects = results / "probabilities.zarr", results / "synapses.zarr"
+        stages.run(
+            f"predict {part.name}",
+            trained,
+            [probabilities],
+            lambda part=part, region=region, out=probabilities: predict_part(run, part.raw, out, region),
+        )
+        stages.run(
+            f"segment {part.name}",
+            trained,
+            [objects, objects.with_suffix(".csv")],
+            lambda source=probabilities, out=objects: segment_part(source, out),
+        )
+        scores = stages.run(
+            f"evaluate {part.name}",
+            {**trained, "labels": part.labels},
+            [results / "evaluation/scores.json", results / "evaluation/report.html"],
+            lambda part=part, region=region, results=results: evaluate_part(part, region, results),
+        )
+        print_scores(results / "evaluation", part.name, fresh=scores)
+
+
+class Stages:
+    """What was done before: a fingerprint of each stage's inputs, kept in one JSON file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def run(self, name: str, inputs: dict[str, Any], outputs: list[Path], work: Callable[[], None]) -> bool:
+        """Do ``work`` unless its inputs are unchanged and its outputs are there; tell whether it was done."""
+        done: dict[str, str] = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        mark = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+        if done.get(name) == mark and all(path.exists() for path in outputs):
+            console.print(f"{name}: current")
+            return False
+        console.rule(name, align="left")
+        work()
+        write_json(self._file, {**done, name: mark})
+        return True
+
+
+def get_dataset(name: str, to: Path) -> None:
+    """Fetch a dataset from local files where they are, else from upstream."""
+    local = Path(os.environ.get("SYNBB_SOURCES", "../shared/data")) / name
+    with progress(f"fetching {name}") as bar:
+        found = fetch(name, source=local if local.is_dir() else None, to=to, progress=bar)
+    console.print(f"fetch {name}: {'current' if found.current else 'done'}, {found.folder}", markup=False)
+
+
+def train(config: Path, overrides: list[str] | None, run: Path) -> None:
+    """Train from scratch, or go on where an earlier call stopped."""
+    with progress("training", "steps") as bar:
+        start(
+            config,
+            overrides or [],
+            output=run,
+            resume=(run / "checkpoints/last.pt").is_file(),
+            say=lambda line: console.print(line, markup=False),
+            progress=bar,
+        )
+
+
+def predict_part(run: Path, raw: str, output: Path, region: Box) -> None:
+    """Probabilities of one region; finished blocks of an earlier call are kept."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with progress("predicting", "blocks") as bar:
+        for line in predict(run, raw, output, region=region, progress=bar, say=lambda line: console.print(line, markup=False)):
+            console.print(line, markup=False)
+
+
+def segment_part(probabilities: Path, output: Path) -> None:
+    """Synapses at the threshold that the run chose on its validation split."""
+    with progress("segmenting", "blocks") as bar:
+        found = segment(open_volume(probabilities), output, overwrite=True, progress=bar)
+    console.print(f"{found.objects} synapses at p >= {found.threshold:.3f}: {output}", markup=False)
+
+
+def evaluate_part(part: Any, region: Box, results: Path) -> None:
+    """Scores against the annotation, and a page that shows them."""
+    with progress("evaluating", "blocks") as bar:
+        evaluate_volumes(
+            truth=part.labels,
+            objects=results / "synapses.zarr",
+            probabilities=results / "probabilities.zarr",
+            raw=part.raw,
+            region=region,
+            output=results / "evaluation",
+            progress=bar,
+        )
+
+
+def test_region(settings: RunConfig, name: str) -> Box:
+    """The one box of a test entry.
+
+    Raises:
+        SynbbError: the entry names no region, or several.
+    """
+    part = next(volume for volume in settings.data.volumes if volume.name == name)
+    if len(part.regions) != 1:
+        raise SynbbError(f"data.volumes {name!r}: a test entry of this pipeline names exactly one region")
+    return Box.parse(part.regions[0])
+
+
+def print_scores(evaluation: Path, name: str, *, fresh: bool) -> None:
+    """The figures that matter, from scores.json, and where the page and the pictures lie."""
+    scores = json.loads((evaluation / "scores.json").read_text())
+    console.print(f"{name}{'' if fresh else ' (scored before)'}: {headline(scores)}", markup=False)
+    console.print(f"report  {evaluation / 'report.html'}", markup=False)
+    for picture in sorted(evaluation.glob("*.png")):
+        console.print(f"overlay {picture}", markup=False)
+
+
+def headline(scores: dict[str, Any]) -> str:
+    """PR-AUC and F1 of voxels, F1 of objects."""
+    voxels, by_distance = scores["voxels"], scores["objects"]["by_distance"]
+    return (
+        f"voxel PR-AUC {number(voxels['average_precision'])}, F1 {number(voxels['at_threshold']['f1'])} at the "
+        f"validation threshold; synapse F1 {number(by_distance['f1'])} (precision {number(by_distance['precision'])}, "
+        f"recall {number(by_distance['recall'])})"
+    )
+
+
+def number(value: float | None) -> str:
+    """Three digits, or a dash where the score is not defined."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except SynbbError as error:
+        errors.print(f"synbb: {error}", markup=False)
+        sys.exit(error.exit_status)
