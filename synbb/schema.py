@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -37,13 +38,18 @@ def validated(kind: type[S], values: object, source: str) -> S:
         raise SynbbError(f"{source}: " + "; ".join(problems)) from None
 
 
+def nearest(word: str, valid: Sequence[str]) -> str:
+    """The tail of an error message: the nearest valid word, or all of them."""
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; valid are {', '.join(sorted(valid))}"
+
+
 def _problem(kind: type[BaseModel], detail: dict[str, Any]) -> str:
     where = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        known = _keys_at(kind, detail["loc"][:-1])
-        near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]}?" if near else f"; valid keys are {', '.join(sorted(known))}"
-        return f"unknown key {where}{hint}"
+        *parents, key = (str(part) for part in detail["loc"])
+        inside = f" in {'.'.join(parents)}" if parents else ""
+        return f"unknown key {key!r}{inside}{nearest(key, _keys_at(kind, detail['loc'][:-1]))}"
     if detail["type"] == "missing":
         return f"key {where} is missing"
     message = detail["msg"].removeprefix("Value error, ")

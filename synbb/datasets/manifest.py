@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field
 
 import synbb
 from synbb.errors import SynbbError
+from synbb.schema import Settings, nearest, validated
 
 MANIFEST_NAME = "data_manifest.yaml"
 
@@ -19,22 +19,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 VoxelSize = tuple[float, float, float]
 
 
-class _Strict(BaseModel):
-    """A record in which an unknown key is an error that names the key and the nearest valid one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            for key in values:
-                if key not in cls.model_fields:
-                    raise SynbbError(f"unknown key {key!r}{nearest(str(key), list(cls.model_fields))}")
-        return values
-
-
-class Source(_Strict):
+class Source(Settings):
     """Where a dataset comes from.
 
     Attributes:
@@ -53,7 +38,7 @@ class Source(_Strict):
     files: tuple[str, ...] = ()
 
 
-class _Dataset(_Strict):
+class _Dataset(Settings):
     """What every dataset states.
 
     Attributes:
@@ -79,7 +64,7 @@ class _Dataset(_Strict):
     notes: str = ""
 
 
-class Layer(_Strict):
+class Layer(Settings):
     """One stack of section files.
 
     Attributes:
@@ -171,12 +156,6 @@ _KINDS: dict[str, type[SectionStacks] | type[CremiFiles] | type[FolderTree] | ty
 }
 
 
-def nearest(word: str, valid: list[str]) -> str:
-    """The tail of an error message: the nearest valid word, or all of them."""
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; valid are {', '.join(valid)}"
-
-
 def manifest_path() -> Path:
     """The manifest of this installation: at the top of the checkout, or where ``pip install`` put it.
 
@@ -235,11 +214,6 @@ def _dataset(where: str, record: Any) -> Dataset:
     kind = record.get("kind") if isinstance(record, dict) else None
     if not isinstance(kind, str) or kind not in _KINDS:
         raise SynbbError(f"{where}: kind is {kind!r}{nearest(str(kind), list(_KINDS))}")
-    try:
-        return _KINDS[kind].model_validate(record)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise SynbbError(f"{where}: {key}: {first['msg']}, not {first['input']!r}") from error
-    except SynbbError as error:
-        raise SynbbError(f"{where}: {error}") from error
+    found = validated(_KINDS[kind], record, where)
+    assert isinstance(found, SectionStacks | CremiFiles | FolderTree | Phantom)
+    return found

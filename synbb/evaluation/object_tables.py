@@ -45,9 +45,10 @@ def measure_objects(
     """Measure all objects whose centroid lies in ``region``, and those just outside that may be their partners.
 
     A volume with several label values of more than 8 bits, or one that ``segment`` wrote, is taken as ids, one object
-    an id; any other is a mask, whose objects are its 26-connected components (:func:`has_ids`). Objects are measured on the region and ``context_nm`` around it, as far as both volumes
-    reach, so that one cut by the region's border has its true centroid and counts if that lies in the region. Voxels
-    that the truth ignores belong to no object of either volume.
+    an id; any other is a mask, whose objects are its 26-connected components (:func:`has_ids`). Objects are measured
+    on the region and ``context_nm`` around it, as far as both volumes reach, so that one cut by the region's border
+    has its true centroid and counts if that lies in the region. Voxels that the truth ignores belong to no object of
+    either volume.
 
     Args:
         truth: labels.

@@ -85,22 +85,20 @@ class Network:
         Raises:
             RunEnded: the smallest tile does not fit into the device's memory.
         """
-        if self._in_tiles:
-            return np.stack([self._tiled(block) for block in blocks])
-        found: list[Floats] = []
-        while len(found) < len(blocks):
-            result = self._unless_full(blocks[len(found) : len(found) + self._at_once(blocks[0])])
-            if result is not None:
-                found.extend(result)
-                continue
-            self._shrink(triple(blocks[0].shape))
-            if self._in_tiles:
-                found.extend(self._tiled(block) for block in blocks[len(found) :])
+        found = self._whole(blocks) if self.tile is None else []
+        found.extend(self._tiled(block) for block in blocks[len(found) :])
         return np.stack(found)
 
-    @property
-    def _in_tiles(self) -> bool:
-        return self.tile is not None
+    def _whole(self, blocks: Sequence[Floats]) -> list[Floats]:
+        """Results in order, all of them or up to the block that did not fit into the memory as a whole."""
+        found: list[Floats] = []
+        while self.tile is None and len(found) < len(blocks):
+            result = self._unless_full(blocks[len(found) : len(found) + self._at_once(blocks[0])])
+            if result is None:
+                self._shrink(triple(blocks[0].shape))
+            else:
+                found.extend(result)
+        return found
 
     def _at_once(self, block: Floats) -> int:
         depth, height, _ = block.shape

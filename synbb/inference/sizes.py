@@ -25,7 +25,8 @@ def default_write_block(region: Box, scale: Sequence[float], halo: Sequence[int]
     Begins at 32 x 256 x 256 working voxels and doubles the axis that loses most to its halo until a block inside a
     large volume reads at most :data:`WORK_FACTOR` times what it writes, or holds :data:`LARGEST_BLOCK` voxels.
     """
-    margin = [2 * h for h in round_up(halo, stride)]
+    # Interpolation back to the input takes a further working voxel, hence a further step of the stride grid.
+    margin = [2 * (h if f == 1 else h + s) for h, f, s in zip(round_up(halo, stride), scale, stride, strict=True)]
     limit = [max(1, math.ceil(n / f)) for n, f in zip(region.shape, scale, strict=True)]
     size = [min(n, most) for n, most in zip(FIRST_BLOCK, limit, strict=True)]
     while _factor(size, margin) > WORK_FACTOR and math.prod(size) < LARGEST_BLOCK:

@@ -51,8 +51,8 @@ def receptive_field(net: nn.Module, stride: Sequence[int]) -> Triple:
     sums and concatenations whose output has its input's size. Norms are taken as per-channel constants, as batch norm
     is in evaluation; see :func:`block_dependent_norms` for those that are not. ``net`` is neither changed nor run.
 
-    The probe is a column along one axis at a time and two strides across, so its cost does not grow with the field's
-    volume; the outputs of all positions across are summed, so their phases are covered too.
+    The probe is a column along one axis at a time and two or so strides across, so its cost does not grow with the
+    field's volume; the outputs of all positions across are summed, so their phases are covered too.
 
     Args:
         net: maps (N, C, Z, Y, X) to (N, K, Z, Y, X).
@@ -85,8 +85,10 @@ def block_dependent_norms(net: nn.Module) -> list[str]:
 
 def _dependency_copy(net: nn.Module) -> tuple[nn.Module, int]:
     """A copy of ``net`` on the CPU that only passes dependencies on, and its number of input channels."""
-    without_hooks = {id(getattr(module, kind)): OrderedDict() for module in net.modules() for kind in HOOKS}
-    probe = copy.deepcopy(net, dict[int, Any](without_hooks)).cpu().float().eval().requires_grad_(requires_grad=False)
+    without_hooks: dict[int, Any] = {
+        id(getattr(module, kind)): OrderedDict() for module in net.modules() for kind in HOOKS
+    }
+    probe = copy.deepcopy(net, without_hooks).cpu().float().eval().requires_grad_(requires_grad=False)
     channels = next((module.in_channels for module in probe.modules() if isinstance(module, _ConvNd)), None)
     if channels is None:
         raise SynbbError(f"a {type(net).__name__} without convolutions has no receptive field to probe")
@@ -162,14 +164,29 @@ def _margin_along(probe: nn.Module, channels: int, stride: Triple, axis: int) ->
     )
 
 
+def _widest(module: nn.Module) -> int:
+    """Kernel of a pooling layer: PyTorch wants its input to be as wide, padding not counted."""
+    if not isinstance(module, tuple(POOLS.values())):
+        return 0
+    kernel: Any = module.kernel_size
+    return max(kernel) if isinstance(kernel, tuple) else int(kernel)
+
+
 def _margins_in_column(
     probe: nn.Module, channels: int, stride: Triple, axis: int, length: int
 ) -> tuple[int, int] | None:
     """Voxels needed before and after a stride cell, or None when the column is too short to tell."""
-    size = [2 * step for step in stride]
+    across = max([2, *(_widest(module) for module in probe.modules())])
+    size = [across * step for step in stride]
     size[axis] = length
     column = torch.ones((1, channels, *size), requires_grad=True)
-    output = probe(column)
+    try:
+        output = probe(column)
+    except RuntimeError as error:
+        raise SynbbError(
+            f"the network cannot take an input of {tuple(size)} voxels with a stride of {stride}: {error}; blockwise "
+            "prediction needs padded convolutions, and the network's own stride"
+        ) from error
     if output.shape[2:] != column.shape[2:]:
         raise SynbbError(
             f"the network turns an input of {tuple(size)} voxels into {tuple(output.shape[2:])}: blockwise prediction "

@@ -114,7 +114,7 @@ def build_unet(
             deep_supervision=False,
             res_block=residual,
         )
-    except KeyError as error:  # MONAI's way to say that it has no such activation
+    except (KeyError, ValueError) as error:  # MONAI's ways to say that it has no such activation
         raise SynbbError(f"act {act!r} is not an activation MONAI knows: {error.args[0]}") from error
     return net
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from synbb.errors import SynbbError
 from synbb.volumes.box import Box, Triple, triple
 from synbb.volumes.image_stack import StackStorage
 from synbb.volumes.opening import open_volume
@@ -99,6 +100,8 @@ def _beside(target: Path, *, overwrite: bool) -> Iterator[Path]:
             yield part
             clear_target(target, overwrite=overwrite)
             part.replace(target)
+        except SynbbError as error:  # people know the target, not the scratch
+            raise type(error)(str(error).replace(str(scratch / target.name), str(target))) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 

@@ -15,7 +15,7 @@ from synbb.volumes.box import Box, Nanometres, Triple, triple
 from synbb.volumes.ome import OmeLevel
 from synbb.volumes.opening import open_volume
 from synbb.volumes.storage import SHARDED_FROM, Voxels, default_shards, disk_errors
-from synbb.volumes.writing import create_level, set_levels
+from synbb.volumes.writing import WritableVolume, create_level, set_levels
 
 if TYPE_CHECKING:
     from synbb.volumes.volume import Volume
@@ -164,10 +164,11 @@ def _add_level(
         before = open_volume(f"{path}/{number - 1}", voxel_size=finest.voxel_size)
         shape = triple([-(-n // f) for n, f in zip(before.shape, step, strict=True)])
         array = create_level(group, str(number), shape, before.dtype, *_grid_of(shape, finest.chunks))
+        level = WritableVolume(path, array)
         for block in Box.of_shape(shape).blocks(_block(shape, finest.chunks)):
             source = Box(
                 triple([a * f for a, f in zip(block.start, step, strict=True)]),
                 triple([min(b * f, n) for b, f, n in zip(block.stop, step, before.shape, strict=True)]),
             )
-            array[block.slices] = downsample(before.read(source), step, labels=labels)
+            level.write(block, downsample(before.read(source), step, labels=labels))
             yield block

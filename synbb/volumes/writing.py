@@ -97,7 +97,9 @@ class WritableVolume:
         if box.empty:
             return
         with disk_errors(self.path):
-            self.array[box.slices] = array
+            # File by file: of several at once, zarr would go on writing the others after one has failed.
+            for part in box.blocks(self.unit):
+                self.array[part.slices] = array[part.relative_to(box.start).slices]
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Merge ``attributes`` into our metadata in the file.

@@ -32,19 +32,19 @@ def write_as(kind: str, folder: Path, array: np.ndarray) -> Volume:
     """Store ``array`` as ``kind`` in the empty ``folder`` with libraries other than ours, and open it."""
     folder.mkdir()
     if kind in ("ours", "sharded"):
-        grid = {"chunks": (2, 4, 8), "shards": (4, 8, 8)} if kind == "sharded" else {"chunks": (3, 5, 7)}
+        grid = {"chunks": (2, 8, 8), "shards": (4, 16, 16)} if kind == "sharded" else {"chunks": (5, 16, 15)}
         writable = create_volume(folder / "v.zarr", shape=array.shape, dtype=array.dtype, voxel_size=VOXEL_SIZE, **grid)
         writable.write(writable.box, array)
         return writable.volume
     if kind in ("zarr2", "zarr3"):
         stored = zarr.create_array(
-            str(folder / "v.zarr"), shape=array.shape, dtype=array.dtype, chunks=(3, 5, 7), zarr_format=int(kind[-1])
+            str(folder / "v.zarr"), shape=array.shape, dtype=array.dtype, chunks=(5, 16, 15), zarr_format=int(kind[-1])
         )
         stored[:] = array
         return open_volume(folder / "v.zarr", voxel_size=VOXEL_SIZE)
     if kind in ("hdf5", "hdf5_plain"):
         with h5py.File(folder / "v.h5", "w") as file:
-            chunked = {"chunks": tuple(min(c, n) for c, n in zip((3, 5, 7), array.shape, strict=True))}
+            chunked = {"chunks": tuple(min(c, n) for c, n in zip((5, 16, 15), array.shape, strict=True))}
             options = {**chunked, "compression": "gzip"} if kind == "hdf5" else {}
             dataset = file.create_dataset("volumes/raw", data=array, **options)
             dataset.attrs["resolution"] = VOXEL_SIZE

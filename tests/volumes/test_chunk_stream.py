@@ -74,7 +74,7 @@ def test_reads_are_right_whatever_the_memory(boxes, ahead, room, threads):
 def test_a_volume_and_its_crop(make, grey, boxes):
     volume = make("sharded", grey)
     crop = volume.crop(Box((1, 3, 5), grey.shape))
-    with ChunkCache(volume, max_bytes=2000, loader_threads=2) as cache, ChunkCache(crop, max_bytes=2000) as part:
+    with ChunkCache(volume, max_bytes=3000, loader_threads=2) as cache, ChunkCache(crop, max_bytes=3000) as part:
         for box in boxes:
             assert (cache.read(box) == volume.read(box)).all()
             inside = box.relative_to((1, 3, 5)).intersect(crop.box)
