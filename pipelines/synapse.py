@@ -26,16 +26,19 @@ from synbb.datasets import fetch
 from synbb.errors import SynbbError
 from synbb.evaluation import evaluate_volumes
 from synbb.inference.objects import segment
+from synbb.tasks.annotated import VolumeSettings
 from synbb.training import RunConfig, load_config, start
 from synbb.training.checkpoint import file_sha256, write_json
 from synbb.training.predict import predict
-from synbb.volumes import Box, open_volume
+from synbb.volumes import Box, open_volume, placement
 
 
 def main(
     config: Annotated[Path, typer.Argument(help="Settings of the run; see configs/synapse/.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of the run; runs/<name of the config> by default.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the run; runs/<name of the config> by default.")
+    ] = None,
     to: Annotated[Path, typer.Option(help="Folder of all datasets.")] = Path("data"),
 ) -> None:
     """Fetch, train, predict, segment and evaluate; skip what is current."""
@@ -52,29 +55,30 @@ def main(
 
     # 3. to 5. For each part of the test split: probabilities, synapses, scores.
     for part in (volume for volume in settings.data.volumes if volume.split == "test"):
-        region = test_region(settings, part.name)
-        results = run / part.name
-        trained = {"weights": file_sha256(run / "weights/last.safetensors"), "raw": part.raw, "region": str(region)}
-        probabilities, objects = results / "probabilities.zarr", results / "synapses.zarr"
-        stages.run(
-            f"predict {part.name}",
-            trained,
-            [probabilities],
-            lambda part=part, region=region, out=probabilities: predict_part(run, part.raw, out, region),
-        )
-        stages.run(
-            f"segment {part.name}",
-            trained,
-            [objects, objects.with_suffix(".csv")],
-            lambda source=probabilities, out=objects: segment_part(source, out),
-        )
-        scores = stages.run(
-            f"evaluate {part.name}",
-            {**trained, "labels": part.labels},
-            [results / "evaluation/scores.json", results / "evaluation/report.html"],
-            lambda part=part, region=region, results=results: evaluate_part(part, region, results),
-        )
-        print_scores(results / "evaluation", part.name, fresh=scores)
+        score_part(stages, run, part)
+
+
+def score_part(stages: Stages, run: Path, part: VolumeSettings) -> None:
+    """Predict, segment and evaluate one part of the test split."""
+    region, results = region_of(part), run / part.name
+    probabilities, objects, evaluation = (
+        results / name for name in ("probabilities.zarr", "synapses.zarr", "evaluation")
+    )
+    inputs = {"weights": file_sha256(run / "weights/last.safetensors"), "part": part.model_dump(mode="json")}
+    stages.run(f"predict {part.name}", inputs, [probabilities], lambda: predict_part(run, part, probabilities, region))
+    stages.run(
+        f"segment {part.name}",
+        inputs,
+        [objects, objects.with_suffix(".csv")],
+        lambda: segment_part(probabilities, objects),
+    )
+    fresh = stages.run(
+        f"evaluate {part.name}",
+        inputs,
+        [evaluation / "scores.json", evaluation / "report.html"],
+        lambda: evaluate_part(part, region, results),
+    )
+    print_scores(evaluation, part.name, fresh=fresh)
 
 
 class Stages:
@@ -112,17 +116,18 @@ def train(config: Path, overrides: list[str] | None, run: Path) -> None:
             overrides or [],
             output=run,
             resume=(run / "checkpoints/last.pt").is_file(),
-            say=lambda line: console.print(line, markup=False),
+            say=say,
             progress=bar,
         )
 
 
-def predict_part(run: Path, raw: str, output: Path, region: Box) -> None:
-    """Probabilities of one region; finished blocks of an earlier call are kept."""
+def predict_part(run: Path, part: VolumeSettings, output: Path, region: Box) -> None:
+    """Probabilities of one region; finished blocks of an earlier call are kept, nothing beyond the extent is read."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with progress("predicting", "blocks") as bar:
-        for line in predict(run, raw, output, region=region, progress=bar, say=lambda line: console.print(line, markup=False)):
-            console.print(line, markup=False)
+        lines = predict(run, part.raw, output, region=region, extent=extent_of(part), progress=bar, say=say)
+    for line in lines:
+        say(line)
 
 
 def segment_part(probabilities: Path, output: Path) -> None:
@@ -132,30 +137,44 @@ def segment_part(probabilities: Path, output: Path) -> None:
     console.print(f"{found.objects} synapses at p >= {found.threshold:.3f}: {output}", markup=False)
 
 
-def evaluate_part(part: Any, region: Box, results: Path) -> None:
+def evaluate_part(part: VolumeSettings, region: Box, results: Path) -> None:
     """Scores against the annotation, and a page that shows them."""
+    raw, truth = (open_volume(path, voxel_size=part.voxel_size) for path in (part.raw, part.labels))
+    extent = extent_of(part)
+    if extent is not None:  # scoring looks a little beyond the region for partners of objects that it cuts
+        inside = extent.relative_to(placement(truth, raw).start).intersect(truth.box)
+        truth, raw = truth.crop(inside or truth.box), raw.crop(extent)
     with progress("evaluating", "blocks") as bar:
         evaluate_volumes(
-            truth=part.labels,
+            truth=truth,
             objects=results / "synapses.zarr",
             probabilities=results / "probabilities.zarr",
-            raw=part.raw,
-            region=region,
+            raw=raw,
+            region=region.relative_to(placement(truth, raw).start).relative_to(extent.start if extent else (0, 0, 0)),
             output=results / "evaluation",
             progress=bar,
         )
 
 
-def test_region(settings: RunConfig, name: str) -> Box:
-    """The one box of a test entry.
+def region_of(part: VolumeSettings) -> Box:
+    """The one box of a test entry, voxels of raw.
 
     Raises:
         SynbbError: the entry names no region, or several.
     """
-    part = next(volume for volume in settings.data.volumes if volume.name == name)
     if len(part.regions) != 1:
-        raise SynbbError(f"data.volumes {name!r}: a test entry of this pipeline names exactly one region")
+        raise SynbbError(f"data.volumes {part.name!r}: a test entry of this pipeline names exactly one region")
     return Box.parse(part.regions[0])
+
+
+def extent_of(part: VolumeSettings) -> Box | None:
+    """The part of raw beyond which nothing exists for this run."""
+    return None if part.extent is None else Box.parse(part.extent)
+
+
+def say(line: str) -> None:
+    """Print one line as it is."""
+    console.print(line, markup=False)
 
 
 def print_scores(evaluation: Path, name: str, *, fresh: bool) -> None:

@@ -1,0 +1,1 @@
+"""The ``synbb`` command, one file a subcommand. Floor 4."""

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Report(Protocol):
+    """What a long step calls: done, total, and perhaps a word on how it goes."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Move the bar."""
+
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def progress(label: str, unit: str = "") -> Iterator[Callable[[int, int], None]]:
+def progress(label: str, unit: str = "") -> Iterator[Report]:
     """A progress bar with rate and time left, for functions that report ``(done, total)``.
 
     Args:

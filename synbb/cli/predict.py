@@ -19,12 +19,8 @@ def command(
     voxel_size: Annotated[
         str | None, typer.Option("--voxel-size", metavar="z,y,x", help="nm, for an INPUT that states none.")
     ] = None,
-    tolerance: Annotated[
-        float, typer.Option(help="Relative difference of voxel sizes that counts as none.")
-    ] = 0.02,
-    resample_z: Annotated[
-        bool, typer.Option("--resample-z", help="Allow resampling across sections.")
-    ] = False,
+    tolerance: Annotated[float, typer.Option(help="Relative difference of voxel sizes that counts as none.")] = 0.02,
+    resample_z: Annotated[bool, typer.Option("--resample-z", help="Allow resampling across sections.")] = False,
     invert: Annotated[
         bool | None, typer.Option("--invert/--no-invert", help="Dark and bright exchanged; by default as in training.")
     ] = None,

@@ -22,7 +22,9 @@ def command(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a
 def _table(values: dict[str, Any]) -> Any:
     from rich.table import Table
 
-    table = Table(title=f"{values['method']}, step {values['steps']}, masks {'final' if values['final'] else 'not final'}")
+    table = Table(
+        title=f"{values['method']}, step {values['steps']}, masks {'final' if values['final'] else 'not final'}"
+    )
     table.add_column("masked layer")
     for name in ("connections", "density", "on-rate", "spread", "traffic", "units", "dead"):
         table.add_column(name, justify="right")

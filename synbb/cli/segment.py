@@ -16,7 +16,10 @@ def command(
         float | None, typer.Option(metavar="P", help="Foreground is p >= P; the stored threshold by default.")
     ] = None,
     min_size: Annotated[
-        float | None, typer.Option("--min-size", metavar="NM3", help="Leave out objects of less than NM3 cubic nm.")
+        float | None,
+        typer.Option(
+            "--min-size", metavar="NM3", help="Leave out objects of less than NM3 cubic nm; by default the stored size."
+        ),
     ] = None,
     connectivity: Annotated[int, typer.Option(help="6 (faces), 18 (and edges) or 26 (and corners).")] = 26,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,

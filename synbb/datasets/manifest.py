@@ -60,7 +60,7 @@ class _Dataset(Settings):
     layout: str
     axes: str | None = None
     voxel_size: VoxelSize | None = None
-    splits: dict[str, str] = {}
+    splits: dict[str, str] = Field(default_factory=dict)
     notes: str = ""
 
 
@@ -115,7 +115,7 @@ class CremiFiles(_Dataset):
     raw: str
     clefts: str
     background: int
-    sha256: dict[str, Sha256] = {}
+    sha256: dict[str, Sha256] = Field(default_factory=dict)
 
 
 class FolderTree(_Dataset):
@@ -144,7 +144,7 @@ class Phantom(_Dataset):
 
     kind: Literal["phantom"]
     voxel_size: VoxelSize
-    spec: dict[str, Any] = {}
+    spec: dict[str, Any] = Field(default_factory=dict)
 
 
 Dataset = SectionStacks | CremiFiles | FolderTree | Phantom

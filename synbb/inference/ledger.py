@@ -187,8 +187,9 @@ class Ledger:
                 f"{self.output}: belongs to another run; {_differences(state.header['plan'], fields)}. Predict with "
                 "what it was begun with, or remove it, or choose another output"
             )
-        with disk_errors(self.path):
-            self._file.truncate(state.good_bytes)
+        if os.fstat(self._file.fileno()).st_size != state.good_bytes:
+            with disk_errors(self.path):
+                self._file.truncate(state.good_bytes)
         return state
 
     def _append(self, line: Mapping[str, Any]) -> None:

@@ -85,7 +85,7 @@ def segment(
         probabilities: uint8 (value / 255) or floats in [0, 1].
         output_path: the label volume (uint32, same shape, voxel size and offset).
         threshold: in (0, 1]; the one stored with the probabilities when None.
-        min_size_nm3: objects of less volume are left out.
+        min_size_nm3: objects of less volume are left out; when None what the probabilities store, if anything.
         connectivity: 6 (faces), 18 (and edges) or 26 (and corners).
         block: voxels of a block, rounded up to what one file of the output holds; chosen when None.
         table_path: the CSV; beside the output (OUT.zarr → OUT.csv) when None.
@@ -97,7 +97,7 @@ def segment(
         RunEnded: the disk is full.
     """
     chosen, source = _threshold(probabilities, threshold)
-    smallest = _min_size(min_size_nm3)
+    smallest = _min_size(probabilities, min_size_nm3)
     neighbour_offsets(connectivity)
     target = Path(output_path)
     table = _table_path(target) if table_path is None else Path(table_path)
@@ -157,8 +157,9 @@ def _threshold(probabilities: Volume, given: float | None) -> tuple[float, str]:
     return stored, "stored with the probabilities"
 
 
-def _min_size(given: float | None) -> float:
-    smallest = 0.0 if given is None else float(given)
+def _min_size(probabilities: Volume, given: float | None) -> float:
+    stored = probabilities.attributes.get("min_size_nm3") or 0.0
+    smallest = float(stored if given is None else given)
     if not 0 <= smallest < np.inf:
         raise SynbbError(f"smallest size {given} nm3 is not a volume; give 0 or more with --min-size")
     return smallest

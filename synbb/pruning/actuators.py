@@ -8,21 +8,27 @@ The number kept over a *scope* (one layer, or the network) meets the budget exac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synbb.errors import SynbbError
 from synbb.pruning import balance
-from synbb.pruning.wiring import TracedLayer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from synbb.pruning.wiring import TracedLayer
 
 Actuator = Literal["fan_out", "fan_in", "both"]
 Scope = Literal["layer", "network"]
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+BISECTIONS = 40
+"""Halvings of the range of d0: to 1e-12 of it, below what could move a degree by one connection."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,14 @@ class ConnectionTable:
     def count(self) -> int:
         """Number of connections."""
         return len(self.layer)
+
+    def scopes(self, scope: Scope) -> list[Integers]:
+        """The connections of each group that meets the density for itself: each layer's, or all; always a range."""
+        if scope not in ("layer", "network"):
+            raise SynbbError(f"pruning scope {scope!r} is not one of layer, network")
+        if scope == "network":
+            return [np.arange(self.count)]
+        return np.split(np.arange(self.count), np.cumsum(self.layer_sizes)[:-1])
 
     def split(self, values: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
         """Values of all connections cut into those of each layer."""
@@ -104,76 +118,100 @@ def keep_balanced(
     Raises:
         SynbbError: the density is below what the minimum degrees take.
     """
+    if actuator not in ("fan_out", "fan_in", "both"):
+        raise SynbbError(f"pruning actuator {actuator!r} is not one of fan_out, fan_in, both")
     pairs = {"fan_out": [table.out_pairs], "fan_in": [table.in_pairs], "both": [table.out_pairs, table.in_pairs]}
     odds_of_unit = balance.log_odds(on_rates)
     kept = np.zeros(table.count, dtype=bool)
-    for members in _scopes(table, scope):
-        rows = _Rows(table.count, scores)
-        for each in pairs[actuator]:
-            inside = members[each[0]]
-            rows.add(each[0][inside], each[1][inside], odds_of_unit)
-        # Channels that are no units have no on-rate: each layer's remainder is ranked on its own, at the density asked.
-        rest = members & ~rows.covered
-        kept |= rows.keep(round(density * int(members.sum())) - _strongest_count(rest, density), beta, minimum)
-        kept |= _strongest(rest, scores, _strongest_count(rest, density))
+    for members in table.scopes(scope):
+        rows = _Rows(scores[members])
+        for connections, units in pairs[actuator]:
+            first, last = np.searchsorted(connections, (members[0], members[-1] + 1))
+            rows.add(connections[first:last] - members[0], units[first:last], odds_of_unit)
+        # Channels that are no units have no on-rate: each scope's remainder is ranked on its own, at the density asked.
+        rest = np.flatnonzero(~rows.covered)
+        rest_budget = round(density * len(rest))
+        kept[members[rows.keep(round(density * len(members)) - rest_budget, beta, minimum)]] = True
+        kept[members[_strongest(rest, scores[members], rest_budget)]] = True
     return kept
 
 
 def keep_strongest(table: ConnectionTable, scores: Floats, *, density: float, scope: Scope) -> NDArray[np.bool_]:
     """The connections with the largest scores in each layer or over the network, ties by index."""
     kept = np.zeros(table.count, dtype=bool)
-    for members in _scopes(table, scope):
-        kept |= _strongest(members, scores, _strongest_count(members, density))
+    for members in table.scopes(scope):
+        kept[_strongest(members, scores, round(density * len(members)))] = True
     return kept
 
 
 class _Rows:
-    """Rows of one scope: each connection's rank in each of its rows, and each row's capacity and log-odds."""
+    """Rows of one scope: each connection's rank in each of its rows, and each row's capacity and log-odds.
 
-    def __init__(self, connections: int, scores: Floats) -> None:
+    Args:
+        scores: strength of each connection of the scope; connections are numbered within it.
+    """
+
+    def __init__(self, scores: Floats) -> None:
         self._scores = scores
-        self.covered = np.zeros(connections, dtype=bool)
+        self._times = np.zeros(len(scores), dtype=np.int64)  # in how many rows a connection stands
         self._parts: list[tuple[Integers, Integers, Integers]] = []  # connections, ranks, rows
         self._capacities: list[Floats] = []
         self._odds: list[Floats] = []
         self._row_count = 0
 
+    @property
+    def covered(self) -> NDArray[np.bool_]:
+        """Whether each connection stands in a row."""
+        return self._times > 0
+
     def add(self, connections: Integers, units: Integers, odds_of_unit: Floats) -> None:
         """Rows of one actuator: the connections of each unit."""
         present, rows = np.unique(units, return_inverse=True)
-        capacities = np.bincount(rows, minlength=len(present)).astype(np.float64)
+        capacities = np.bincount(rows, minlength=len(present))
         order = np.lexsort((connections, -self._scores[connections], rows))
-        first = np.concatenate([[0], np.cumsum(capacities)[:-1]]).astype(np.int64) if len(present) else np.zeros(0, int)
+        first = np.cumsum(capacities) - capacities
         ranks = np.empty(len(connections), dtype=np.int64)
         ranks[order] = np.arange(len(connections)) - first[rows[order]]
         self._parts.append((connections, ranks, rows + self._row_count))
-        self._capacities.append(capacities)
+        self._capacities.append(capacities.astype(np.float64))
         self._odds.append(odds_of_unit[present])
         self._row_count += len(present)
-        self.covered[connections] = True
+        self._times += np.bincount(connections, minlength=len(self._times))
 
-    def keep(self, budget: int, beta: float, minimum: int) -> NDArray[np.bool_]:
-        """Exactly ``budget`` connections: those that lie least beyond the degrees of their rows.
+    def keep(self, budget: int, beta: float, minimum: int) -> Integers:
+        """Exactly ``budget`` connections that the law keeps, as indices.
 
-        With one row a connection this is the law with integers by largest remainder. With several, d0 is bisected on
-        the number of connections that all their rows keep.
+        Where each connection stands in one row, rows keep as many as the law says, integers by largest remainder.
+        Where it stands in several, all of them must keep it: d0 is bisected on the size of that intersection, and
+        what rounding leaves over goes by how far a connection lies beyond its worst row's degree.
+
+        Raises:
+            SynbbError: the budget is below what the minimum degrees take.
         """
-        kept = np.zeros(len(self.covered), dtype=bool)
-        members = np.flatnonzero(self.covered)
+        members = np.flatnonzero(self._times)
         if not len(members):
-            return kept
+            return members
         capacities, odds = np.concatenate(self._capacities), np.concatenate(self._odds)
-        if sum(len(part[0]) for part in self._parts) == len(members):
+        if self._times.max() == 1:
             offset = balance.solve_offset(odds, capacities, budget, beta, minimum)
-        else:
-            offset = self._bisect(members, capacities, odds, budget, beta, minimum)
+            granted = balance.apportion(balance.degrees(odds, capacities, offset, beta, minimum), budget)
+            inside = [part[0][part[1] < granted[part[2]]] for part in self._parts]
+            return np.concatenate(inside)
+        # Scores and on-rates decide how many connections minimum degrees take here; this bound holds whatever they are,
+        # so that a budget accepted at the start is never refused in the middle of training.
+        least = int(np.ceil(np.minimum(minimum, capacities).sum() / self._times.max()))
+        if budget < least:
+            raise SynbbError(
+                f"a budget of {budget} connections is out of reach: minimum degrees of {minimum} take at least {least} "
+                f"of {len(members)}; choose a larger density or a smaller minimum"
+            )
+        offset = self._bisect(members, capacities, odds, budget, beta, minimum)
         excess = self._excess(balance.degrees(odds, capacities, offset, beta, minimum))[members]
-        kept[members[np.argsort(excess, kind="stable")[:budget]]] = True
-        return kept
+        return members[np.argsort(excess, kind="stable")[:budget]]
 
     def _excess(self, real_degrees: Floats) -> Floats:
         """How far each connection's rank lies beyond its row's degree, the worst of its rows; at most -1 is inside."""
-        worst = np.full(len(self.covered), -np.inf)
+        worst = np.full(len(self._times), -np.inf)
         for connections, ranks, rows in self._parts:
             np.maximum.at(worst, connections, ranks - real_degrees[rows])
         return worst
@@ -183,25 +221,18 @@ class _Rows:
     ) -> float:
         span = float(np.abs(odds).max(initial=0.0)) / beta + 1.0
         low, high = -span, span
-        for _ in range(40):
+        for _ in range(BISECTIONS):
             middle = 0.5 * (low + high)
             excess = self._excess(balance.degrees(odds, capacities, middle, beta, minimum))[members]
             if np.count_nonzero(excess <= -0.5) < budget:
                 low = middle
             else:
                 high = middle
-        excess = self._excess(balance.degrees(odds, capacities, -span, beta, minimum))[members]
-        least = np.count_nonzero(excess <= -0.5)
-        if least > budget:
-            raise SynbbError(
-                f"a budget of {budget} connections is out of reach: minimum degrees of {minimum} keep {least} of "
-                f"{len(members)}; choose a larger density"
-            )
         return 0.5 * (low + high)
 
 
 def _join(channels: Integers, pairs: Integers, start: int) -> Integers:
-    """Pairs (connection, unit) of connections whose channel stands in ``pairs`` (channel, unit)."""
+    """Pairs (connection, unit) of connections whose channel stands in ``pairs`` (channel, unit), by connection."""
     order = np.argsort(channels, kind="stable")
     left = np.searchsorted(channels[order], pairs[0], side="left")
     right = np.searchsorted(channels[order], pairs[0], side="right")
@@ -212,18 +243,6 @@ def _join(channels: Integers, pairs: Integers, start: int) -> Integers:
     return joined[:, np.lexsort((joined[1], joined[0]))]
 
 
-def _scopes(table: ConnectionTable, scope: Scope) -> list[NDArray[np.bool_]]:
-    if scope == "network":
-        return [np.ones(table.count, dtype=bool)]
-    return [table.layer == number for number in range(len(table.layer_sizes))]
-
-
-def _strongest_count(members: NDArray[np.bool_], density: float) -> int:
-    return round(density * int(members.sum()))
-
-
-def _strongest(members: NDArray[np.bool_], scores: Floats, count: int) -> NDArray[np.bool_]:
-    indices = np.flatnonzero(members)
-    kept = np.zeros(len(members), dtype=bool)
-    kept[indices[np.argsort(-scores[indices], kind="stable")[:count]]] = True
-    return kept
+def _strongest(members: Integers, scores: Floats, count: int) -> Integers:
+    """The ``count`` of ``members`` with the largest scores, ties by index."""
+    return members[np.argsort(-scores[members], kind="stable")[:count]]

@@ -25,6 +25,13 @@ RATE_FLOOR = 1e-6
 """On-rates are kept this far from 0 and 1, so that units never or always on get a finite log-odds."""
 
 
+LEAST_UNITS = 10
+"""Unclipped units that a group must have for its fit to say something."""
+
+FLAT = 1e-12
+"""Variance of log-odds or relative degrees below which there is nothing to fit."""
+
+
 def log_odds(on_rates: Floats) -> Floats:
     """log((1 - a) / a) of each on-rate: positive for quiet units. An unknown rate (nan) is neutral, 0."""
     clipped = np.clip(np.asarray(on_rates, dtype=np.float64), RATE_FLOOR, 1 - RATE_FLOOR)
@@ -100,18 +107,50 @@ class BalanceFit(NamedTuple):
     clipped_share: float
 
 
-def balance_fit(on_rates: Floats, fan_out: Floats, capacities: Floats, minimum: float = 1.0) -> BalanceFit:
+def balance_fit(
+    on_rates: Floats,
+    degree: NDArray[np.generic],
+    capacities: NDArray[np.generic],
+    minimum: float = 1.0,
+    *,
+    groups: NDArray[np.int64] | None = None,
+    least_capacity: int = 32,
+) -> BalanceFit:
     """Least-squares fit of log((1 - a) / a) against kappa = k / K, a slope near beta where the law holds.
 
-    Units at their minimum or full degree are left out and counted; under ten units left the fit is nan.
+    Integers blur the law where units have few connections (simulated R² 0.94 at K = 16, 0.99 at K >= 64), so units of
+    ``least_capacity`` and more are judged. Units at their minimum or full degree are left out and their share given.
+
+    Args:
+        on_rates: a_i, shape (rows,).
+        degree: live connections k_i, likewise.
+        capacities: K_i.
+        minimum: degree at and below which a unit counts as clipped.
+        groups: number of the group each row shares its offset d0 with (its layer, say), default one for all. The fit
+            has one slope and one intercept a group; groups with fewer than ten unclipped units are left out.
+        least_capacity: least K_i of a unit that is judged.
+
+    Returns:
+        nan for slope and R² when no group is left or nothing varies.
     """
-    known = ~np.isnan(on_rates) & (capacities > 0)
-    free = known & (fan_out > minimum) & (fan_out < capacities)
-    count = int(free.sum())
-    clipped = 1.0 - count / max(int(known.sum()), 1)
-    kappa = fan_out[free] / capacities[free]
-    odds = log_odds(on_rates[free])
-    if count < 10 or np.ptp(kappa) == 0 or np.ptp(odds) == 0:
+    group = np.zeros(len(on_rates), dtype=np.int64) if groups is None else groups
+    capacity, live = capacities.astype(np.float64), degree.astype(np.float64)
+    known = ~np.isnan(on_rates) & (capacity >= max(least_capacity, 1))
+    free = known & (live > minimum) & (live < capacity)
+    clipped = 1.0 - int(free.sum()) / max(int(known.sum()), 1)
+    judged = free & (np.bincount(group[free], minlength=int(group.max(initial=0)) + 1) >= LEAST_UNITS)[group]
+    count = int(judged.sum())
+    if not count:
         return BalanceFit(float("nan"), float("nan"), count, clipped)
-    slope, _ = np.polyfit(kappa, odds, 1)
-    return BalanceFit(float(slope), float(np.corrcoef(kappa, odds)[0, 1] ** 2), count, clipped)
+    kappa = _centred(live[judged] / capacity[judged], group[judged])
+    odds = _centred(log_odds(on_rates[judged]), group[judged])
+    together, alone, other = float(kappa @ odds), float(kappa @ kappa), float(odds @ odds)
+    if min(alone, other) < FLAT * count:
+        return BalanceFit(float("nan"), float("nan"), count, clipped)
+    return BalanceFit(together / alone, together**2 / (alone * other), count, clipped)
+
+
+def _centred(values: Floats, group: NDArray[np.int64]) -> Floats:
+    """Values less the mean of their group."""
+    sizes = np.maximum(np.bincount(group), 1)
+    return values - (np.bincount(group, weights=values) / sizes)[group]

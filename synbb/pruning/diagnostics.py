@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
 
-from synbb.pruning.balance import BalanceFit, balance_fit, binary_entropy
-from synbb.pruning.pruner import Pruner
+from synbb.pruning.balance import BalanceFit, Floats, balance_fit, binary_entropy
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from synbb.pruning.pruner import Pruner
 
 DEAD_RATE = 1e-3
 """A unit that is on at fewer than one in a thousand positions counts as dead."""
@@ -43,7 +47,13 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class PruningReport:
-    """The whole network; ``whole_density`` counts unmasked layers too, in weights."""
+    """The whole network.
+
+    Attributes:
+        whole_density: live share of all weights, unmasked layers and weights outside the trace included.
+        masked_share: share of all weights that the masked layers hold.
+        fit: the balance fit on ``fit_degree``, for units of 32 and more connections.
+    """
 
     method: str
     steps: int
@@ -70,7 +80,11 @@ class PruningReport:
 
 
 def report(pruner: Pruner, model: nn.Module) -> PruningReport:
-    """Measure ``pruner`` on ``model``; on-rates are the training ones it keeps."""
+    """Measure ``pruner`` on ``model``; on-rates are the training ones it keeps.
+
+    Weights are counted over all parameters of ``model`` with two or more axes, norms and biases thus left out. Needs
+    no other process: rank 0 may call it alone.
+    """
     rates = pruner.activity.rates()
     units = pruner.wiring.unit_count
     table, kept = pruner.table, pruner.kept()
@@ -105,10 +119,9 @@ def report(pruner: Pruner, model: nn.Module) -> PruningReport:
             )
         )
     masked_weights = sum(layer.weights for layer in pruner.layers)
-    all_weights = sum(layer.weights for layer in pruner.wiring.layers)
+    all_weights = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() > 1)
     live = sum(densities[layer.name] * layer.weights for layer in pruner.layers)
     fan_in_law = getattr(pruner, "actuator", "fan_out") == "fan_in"
-    degree, capacity = (fan_in, dense_in) if fan_in_law else (fan_out, dense_out)
     return PruningReport(
         method=pruner.method,
         steps=pruner.steps,
@@ -121,10 +134,21 @@ def report(pruner: Pruner, model: nn.Module) -> PruningReport:
         traffic=float(traffic.sum()),
         dead=int(dead.sum()),
         units=units,
-        fit=balance_fit(rates, degree, capacity),
+        fit=_fit(pruner, rates, kept, fan_in=fan_in_law),
         fit_degree="fan-in" if fan_in_law else "fan-out",
         churn=pruner.churn,
     )
+
+
+def _fit(pruner: Pruner, rates: Floats, kept: NDArray[np.bool_], *, fan_in: bool) -> BalanceFit:
+    """Fit of the law over the rows it was solved for: units, within each layer where the layer met the density."""
+    table, units = pruner.table, pruner.wiring.unit_count
+    connections, owners = table.in_pairs if fan_in else table.out_pairs
+    scope = table.layer[connections] if pruner.scope == "layer" else np.zeros(len(connections), dtype=np.int64)
+    present, rows = np.unique(scope * units + owners, return_inverse=True)
+    degree = np.bincount(rows, weights=kept[connections], minlength=len(present))
+    minimum = float(getattr(pruner, "minimum", 0))
+    return balance_fit(rates[present % units], degree, np.bincount(rows), minimum, groups=present // units)
 
 
 def _without_nan(value: Any) -> Any:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -23,6 +22,11 @@ from synbb.pruning.activity import OnRates
 from synbb.pruning.actuators import Actuator, ConnectionTable, Scope, keep_balanced, keep_strongest
 from synbb.pruning.schedule import CubicSchedule
 from synbb.pruning.wiring import TracedLayer, Wiring, trace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch.utils.hooks import RemovableHandle
 
 Connection = Literal["kernel", "weight"]
 
@@ -60,6 +64,8 @@ class Pruner(ABC):
         count_every: int = 4,
     ) -> None:
         self.schedule = CubicSchedule(density, warmup, ramp, refresh)
+        _one_of("connection", connection, ("kernel", "weight"))
+        _one_of("scope", scope, ("layer", "network"))
         self.connection = connection
         self.scope = scope
         self.exclude = tuple(exclude)
@@ -109,8 +115,14 @@ class Pruner(ABC):
                 "grows back starts with the moments it was cut with",
                 stacklevel=2,
             )
-        self._model, self._optimizer = model, optimizer
+        self._optimizer = optimizer
         self.wiring: Wiring = trace(model, example_inputs, channel_axis=channel_axis)
+        if self.wiring.untraced:
+            warnings.warn(
+                f"synbb: units could not be followed through {', '.join(self.wiring.untraced)}; what reads them behind "
+                "that is not counted in their fan-out",
+                stacklevel=2,
+            )
         modules = dict(model.named_modules())
         self.layers: list[TracedLayer] = self._masked_layers()
         self._weights = [_parameter(modules[layer.name]) for layer in self.layers]
@@ -118,14 +130,22 @@ class Pruner(ABC):
         self.table = ConnectionTable.build(self.layers, [weight.shape for weight in self._weights], repeats)
         self._masks = [torch.ones(self._mask_shape(w), dtype=torch.bool, device=w.device) for w in self._weights]
         self._latent = [torch.zeros_like(weight) for weight in self._weights]
-        self.activity = OnRates(model, self.wiring.groups, decay=self._decay, every=self._count_every)
+        self._cutting = False
         self._steps = 0
         self.churn = 0.0
-        self._hooks = [w.register_hook(self._gradient_hook(i)) for i, w in enumerate(self._weights) if w.requires_grad]
+        self.activity = OnRates(model, self.wiring.groups, decay=self._decay, every=self._count_every)
+        self._hooks: list[RemovableHandle] = []
+        try:
+            if self.schedule.density < 1:
+                # A density that minimum degrees make impossible is an error now and not at the end of the ramp.
+                self.keep(self.schedule.density, np.ones(self.table.count))
+        except SynbbError:
+            self.activity.close()
+            raise
+        for index, weight in enumerate(self._weights):
+            if weight.requires_grad:
+                self._hooks.append(weight.register_hook(self._gradient_hook(index)))  # type: ignore[no-untyped-call]
         self._attached = True
-        if self.schedule.density < 1:
-            # A density that minimum degrees make impossible is an error now and not at the end of the ramp.
-            self.keep(self.schedule.density, np.ones(self.table.count))
         return self
 
     def detach(self) -> None:
@@ -174,7 +194,7 @@ class Pruner(ABC):
 
     def layer_densities(self) -> dict[str, float]:
         """Realised share of live connections of each masked layer."""
-        return {name: float(mask.float().mean()) for name, mask in self.masks.items()}
+        return {name: int(mask.sum()) / mask.numel() for name, mask in self.masks.items()}
 
     def kept(self) -> np.ndarray:
         """All masks as one vector in the order of :attr:`table`, bool, shape (connections,)."""
@@ -208,11 +228,13 @@ class Pruner(ABC):
         if ours != theirs:
             differing = sorted(set(ours.items()) ^ set(theirs.items()))
             raise SynbbError(f"pruner state does not fit the model: {differing[0][0]} has another mask or none")
+        self.activity.check_state(state["activity"])  # before anything is changed
         self._steps, self.churn = int(state["steps"]), float(state["churn"])
         for index, layer in enumerate(self.layers):
             self._masks[index].copy_(state["masks"][layer.name])
             self._latent[index].copy_(state["latent"][layer.name])
         self.activity.load_state_dict(state["activity"])
+        self._cutting = not all(bool(mask.all()) for mask in self._masks)
         self._reapply()
 
     # ---- inside ----
@@ -238,7 +260,10 @@ class Pruner(ABC):
 
     def _gradient_hook(self, index: int) -> Any:
         # A zero gradient keeps momentum and second moments of cut weights at zero and out of gradient clipping.
-        return lambda gradient: gradient * self._masks[index]
+        def hook(gradient: Tensor) -> Tensor | None:
+            return torch.where(self._masks[index], gradient, 0) if self._cutting else None
+
+        return hook
 
     @torch.no_grad()
     def _full(self, index: int) -> Tensor:
@@ -263,16 +288,18 @@ class Pruner(ABC):
             full = self._full(index)
             mask = self._masks[index]
             mask.copy_(torch.from_numpy(flat).reshape(mask.shape))
-            self._weights[index].copy_(full * mask)
-            self._latent[index].copy_(full * ~mask)
+            self._weights[index].copy_(torch.where(mask, full, 0))
+            self._latent[index].copy_(torch.where(mask, 0, full))
+        self._cutting = not kept.all()
         self._clear_moments()
         # Of the connections live before, the share that was exchanged for others (beyond what the ramp cuts).
         self.churn = float(np.count_nonzero(kept & ~before) / max(np.count_nonzero(before), 1))
 
     @torch.no_grad()
     def _reapply(self) -> None:
-        for weight, mask in zip(self._weights, self._masks, strict=True):
-            weight.mul_(mask)
+        if self._cutting:
+            for weight, mask in zip(self._weights, self._masks, strict=True):
+                weight.masked_fill_(~mask, 0)
 
     @torch.no_grad()
     def _clear_moments(self) -> None:
@@ -281,7 +308,7 @@ class Pruner(ABC):
         for weight, mask in zip(self._weights, self._masks, strict=True):
             for value in self._optimizer.state.get(weight, {}).values():
                 if isinstance(value, Tensor) and value.shape == weight.shape:
-                    value.mul_(mask)
+                    value.masked_fill_(~mask, 0)
 
 
 class BudgetedBroadcast(Pruner):
@@ -295,7 +322,8 @@ class BudgetedBroadcast(Pruner):
         actuator: ``fan_out`` (a busy unit speaks to few), ``fan_in`` (a busy unit listens to few) or ``both``.
         beta: log-odds that one unit of relative degree is worth; the default moves the relative degree by 0.15 for
             each unit of log-odds.
-        minimum: least number of connections of a unit within a scope.
+        minimum: least number of connections of a unit within a scope; where a connection counts for several units (both
+            actuators at once, or a channel that sums units) it is aimed at and not promised.
         options: those of :class:`Pruner`.
     """
 
@@ -305,14 +333,18 @@ class BudgetedBroadcast(Pruner):
         self, density: float, *, actuator: Actuator = "fan_in", beta: float = 1 / 0.15, minimum: int = 1, **options: Any
     ) -> None:
         super().__init__(density, **options)
-        if beta <= 0:
+        _one_of("actuator", actuator, ("fan_out", "fan_in", "both"))
+        if not beta > 0:
             raise SynbbError(f"pruning beta {beta} must be positive")
+        if minimum < 0:
+            raise SynbbError(f"pruning minimum of {minimum} connections must not be negative")
         self.actuator, self.beta, self.minimum = actuator, beta, minimum
 
     def keep(self, density: float, weights: np.ndarray) -> np.ndarray:
         """Rows keep what the law grants them; see :func:`synbb.pruning.actuators.keep_balanced`."""
-        squares = np.bincount(self.table.layer, weights=weights**2)
-        scale = np.sqrt(squares / np.bincount(self.table.layer))
+        # The scale of a layer: the root mean square of its connections' norms.
+        sizes = np.array(self.table.layer_sizes, dtype=np.float64)
+        scale = np.sqrt(np.bincount(self.table.layer, weights=weights**2, minlength=len(sizes)) / sizes)
         scores = weights / np.where(scale > 0, scale, 1.0)[self.table.layer]
         return keep_balanced(
             self.table,
@@ -349,6 +381,11 @@ class RandomMask(Pruner):
         """The first connections of the random order, so that masks are nested over the ramp."""
         order = np.random.default_rng(self.seed).random(len(weights))
         return keep_strongest(self.table, order, density=density, scope=self.scope)
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise SynbbError(f"pruning {name} {value!r} is not one of {', '.join(allowed)}")
 
 
 def _parameter(module: nn.Module) -> nn.Parameter:

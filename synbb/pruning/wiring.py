@@ -12,9 +12,8 @@ concatenate in plain Python. Watching function calls (``TorchFunctionMode``) see
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +22,9 @@ from torch.overrides import TorchFunctionMode
 
 from synbb.errors import SynbbError
 from synbb.pruning.origins import CHANGED, VALUES, Channels, Fidelity, Known, Lost, Origin, Source, follow, lose
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
 
 ACTIVATIONS = frozenset(
     {"relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "prelu", "rrelu", "rrelu_", "elu", "elu_", "celu", "celu_"}

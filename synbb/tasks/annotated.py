@@ -8,26 +8,32 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import ceil, floor
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from synbb.errors import SynbbError
+from synbb.evaluation.components import find_components
 from synbb.evaluation.labels import foreground_and_valid
 from synbb.schema import Settings
+from synbb.tasks.positives import index_positives
 from synbb.tasks.sampling import SampledVolume
 from synbb.volumes import Box, Volume, open_volume, placement
 from synbb.volumes.box import triple
 from synbb.volumes.resample import EDGE, WorkingView
 from synbb.volumes.statistics import Normalisation, measure_normalisation
-from synbb.volumes.stream import ChunkCache
 from synbb.volumes.streamed import streamed
-from synbb.volumes.taps import resample_taps
+from synbb.volumes.taps import Taps, resample_taps
 
-MAX_POSITIVES = 4_000_000
+if TYPE_CHECKING:
+    from synbb.volumes.stream import ChunkCache
+
 NEGATIVE = "none"
+SCANNED = (32, 512, 512)  # voxels looked at together
+TINY = 1e-4  # rounding of float32 sums of weights
+LABEL_BLOCK = (64, 512, 512)  # voxels of raw read at once in passes over labels
 
 Mask = NDArray[np.bool_]
 
@@ -108,8 +114,12 @@ class AnnotatedVolume:
             _check_inside(region, whole.box, "region", settings.raw)
             _check_inside(region, extent, "region", f"the extent of {settings.raw}")
         self.regions = tuple(region.relative_to(extent.start) for region in regions)
-        if not any(region.intersect(label_box) for region in self.regions):
-            raise SynbbError(f"labels {settings.labels} cover {label_box} of raw, outside every region given")
+        for region in self.regions:
+            if region.intersect(label_box) is None:
+                raise SynbbError(
+                    f"region {region.translate(extent.start)} holds nothing of the labels {settings.labels}, which "
+                    f"cover {label_box.translate(extent.start)} of raw: move the region, or correct the labels' offset"
+                )
         self.view = WorkingView(self.raw, working)
         self._raw_cache: ChunkCache | None = None
         self._label_cache: ChunkCache | None = None
@@ -205,27 +215,33 @@ class AnnotatedVolume:
         return foreground & valid, valid
 
     def working_truth(self, box: Box) -> tuple[Mask, Mask]:
-        """Foreground and validity of a working box: foreground where at least half of the raw voxels are, valid where all are."""
+        """Foreground and validity of a working box, both bool, z y x.
+
+        A working voxel is foreground where at least half of it is, and valid where all of it is.
+        """
         source = self._covering(box)
         foreground, valid = self.truth(source)
-        if source.shape == box.shape and all(f == 1 for f in self.view.scale):
+        if all(f == 1 for f in self.view.scale):
             return foreground, valid
-        share = self._area_mean(foreground, source, box)
-        return (share >= 0.5) & (known := self._area_mean(valid, source, box) > 1 - 1e-3), known
+        known = self._area_mean(valid, source, box) > 1 - TINY
+        return (self._area_mean(foreground, source, box) > 0.5 - TINY) & known, known
 
     def _covering(self, box: Box) -> Box:
-        start = [floor(a * f + EDGE) for a, f in zip(box.start, self.view.scale, strict=True)]
-        stop = [ceil(b * f - EDGE) for b, f in zip(box.stop, self.view.scale, strict=True)]
-        return Box(triple(start), triple([min(b, n) for b, n in zip(stop, self.raw.shape, strict=True)]))
+        """The raw voxels that a working box depends on."""
+        taps = self._taps(box)
+        return Box(triple([each.first for each in taps]), triple([each.stop for each in taps]))
+
+    def _taps(self, box: Box) -> list[Taps]:
+        return [
+            resample_taps(a, b, f, n)
+            for a, b, f, n in zip(box.start, box.stop, self.view.scale, self.raw.shape, strict=True)
+        ]
 
     def _area_mean(self, values: Mask, source: Box, box: Box) -> NDArray[np.float32]:
         out = values.astype(np.float32)
-        for axis in range(3):
-            factor = self.view.scale[axis]
-            if factor != 1:
-                taps = resample_taps(box.start[axis], box.stop[axis], factor, self.raw.shape[axis])
-                first = min(taps.first, source.start[axis])
-                out = taps.apply(out, axis, first)
+        for axis, taps in enumerate(self._taps(box)):
+            if self.view.scale[axis] != 1:
+                out = taps.apply(out, axis, source.start[axis])
         return out
 
     # ---- for the sampler ----
@@ -245,28 +261,18 @@ class AnnotatedVolume:
         return tuple(boxes)
 
     def sampled(self) -> SampledVolume:
-        """Index the positives once, a pass over the labels' chunks with bounded memory."""
+        """What the sampler must know; indexes the positives in one pass over the labels, with bounded memory."""
         regions = self.working_regions()
-        found: list[NDArray[np.int32]] = []
-        owner: list[NDArray[np.int32]] = []
-        scale = np.array(self.view.scale)
-        if self._labels is not None:
-            for number, region in enumerate(self.regions):
-                for block in region.blocks((64, 512, 512)):
-                    foreground, _ = self.truth(block)
-                    voxels = np.argwhere(foreground) + np.array(block.start)
-                    working = np.floor((voxels + 0.5) / scale).astype(np.int32)
-                    limits = regions[number]
-                    keep = np.all((working >= limits.start) & (working < limits.stop), axis=1)
-                    unique = np.unique(working[keep], axis=0)
-                    found.append(unique)
-                    owner.append(np.full(len(unique), number, dtype=np.int32))
-        positives = np.concatenate(found) if found else np.zeros((0, 3), dtype=np.int32)
-        owners = np.concatenate(owner) if owner else np.zeros(0, dtype=np.int32)
-        if len(positives) > MAX_POSITIVES:
-            chosen = np.random.default_rng(0).choice(len(positives), MAX_POSITIVES, replace=False)
-            positives, owners = positives[np.sort(chosen)], owners[np.sort(chosen)]
-        return SampledVolume(regions, self.settings.weight, positives, owners)
+        nothing = np.zeros((0, 3), dtype=np.int32), np.zeros(0, dtype=np.int32)
+        positives, owners = nothing if self._labels is None else index_positives(
+            regions, self.view.scale, lambda box: self.working_truth(box)[0]
+        )
+        return SampledVolume(self.settings.name, regions, self.settings.weight, positives, owners)
+
+    def has_foreground(self) -> bool:
+        """Whether a valid voxel of the regions is foreground."""
+        blocks = (block for region in self.regions for block in region.blocks(SCANNED))
+        return self._labels is not None and any(self.truth(block)[0].any() for block in blocks)
 
     def prefetch(self, boxes: list[Box]) -> None:
         """Start loading the chunks under these working boxes."""

@@ -6,15 +6,13 @@ sections go missing the label stays: a synapse that spans the gap is still one s
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 from monai.data import set_track_meta
 from monai.transforms import (
     Compose,
-    MapTransform,
     RandAdjustContrastd,
     RandFlipd,
     RandGaussianNoised,
@@ -24,12 +22,19 @@ from monai.transforms import (
     RandShiftIntensityd,
 )
 
+from pydantic import Field
+
 from synbb.schema import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
 
 # Patches carry no affine: without MONAI's bookkeeping of it a patch costs half.
 set_track_meta(False)
 
 SPATIAL = ("image", "label", "valid")
+
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Augmentation(Settings):
@@ -45,20 +50,23 @@ class Augmentation(Settings):
         max_shift: largest misalignment, in working voxels.
     """
 
-    flip: float = 0.5
-    rotate: float = 0.75
-    intensity: float = 0.3
-    section_contrast: float = 0.3
-    missing_section: float = 0.05
-    misalignment: float = 0.1
-    max_shift: int = 6
+    flip: Probability = 0.5
+    rotate: Probability = 0.75
+    intensity: Probability = 0.3
+    section_contrast: Probability = 0.3
+    missing_section: Probability = 0.05
+    misalignment: Probability = 0.1
+    max_shift: Annotated[int, Field(ge=0)] = 6
 
 
-class RandSectionContrastd(MapTransform, Randomizable):
+class RandomChange(Randomizable):  # type: ignore[misc]  # MONAI carries no types
+    """A transform of whole patches whose random state a MONAI chain seeds."""
+
+
+class RandSectionContrastd(RandomChange):
     """Scale and shift each section's grey values on its own, as uneven staining and exposure do."""
 
     def __init__(self, prob: float, spread: float = 0.1) -> None:
-        super().__init__(["image"])
         self.prob, self.spread = prob, spread
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -73,11 +81,10 @@ class RandSectionContrastd(MapTransform, Randomizable):
         return result
 
 
-class RandMissingSectiond(MapTransform, Randomizable):
+class RandMissingSectiond(RandomChange):
     """Blank one section that has a neighbour on both sides, to the grey of padding (0)."""
 
     def __init__(self, prob: float) -> None:
-        super().__init__(["image"])
         self.prob = prob
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -91,11 +98,10 @@ class RandMissingSectiond(MapTransform, Randomizable):
         return result
 
 
-class RandMisalignmentd(MapTransform, Randomizable):
-    """Shift all sections behind a random one in the plane, image and label alike; what enters from outside is ignored."""
+class RandMisalignmentd(RandomChange):
+    """Shift all sections behind a random one in the plane, image and label alike; what enters is ignored."""
 
     def __init__(self, prob: float, max_shift: int) -> None:
-        super().__init__(SPATIAL)
         self.prob, self.max_shift = prob, max_shift
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -105,8 +111,7 @@ class RandMisalignmentd(MapTransform, Randomizable):
         if self.R.random() >= self.prob or sections < 2 or self.max_shift < 1:
             return result
         first = self.R.randint(1, sections)
-        by = (int(self.R.randint(-self.max_shift, self.max_shift + 1)) for _ in range(2))
-        shift = tuple(by)
+        shift = tuple(int(self.R.randint(-self.max_shift, self.max_shift + 1)) for _ in range(2))
         for key in SPATIAL:
             moved = result[key].clone()
             moved[:, first:] = torch.roll(moved[:, first:], shift, dims=(2, 3))
@@ -114,7 +119,7 @@ class RandMisalignmentd(MapTransform, Randomizable):
         # A roll brings in the opposite border: those voxels are no neighbours of what they now touch.
         for axis, step in zip((2, 3), shift, strict=True):
             length = result["valid"].shape[axis]
-            strip = slice(0, step) if step > 0 else slice(length + step, length)
+            strip = slice(0, step) if step > 0 else slice(max(length + step, 0), length)
             if step:
                 index = [slice(None)] * 4
                 index[1], index[axis] = slice(first, None), strip

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,11 @@ class Task(Protocol):
     """Data, model, loss and scores of one kind of problem."""
 
     def prepare(self, known: dict[str, Any] | None = None) -> list[str]:
-        """Open and check all data, with the facts of a run that is continued; lines that tell a person what was found."""
+        """Open and check all data, with the facts of a run that is continued.
+
+        Returns:
+            Lines that tell a person what was found.
+        """
 
     def build_model(self) -> nn.Module:
         """A newly initialised network, from torch's global random state."""
@@ -58,7 +64,7 @@ class Task(Protocol):
         """A tensor of the shape of a training input."""
 
     def batch(self, step: int, rank: int, world_size: int) -> Batch:
-        """The share of ``rank`` in the batch of optimiser step ``step``: a function of the seed and these alone. Thread-safe."""
+        """The share of ``rank`` in the batch of step ``step``: a function of the seed and these alone. Thread-safe."""
 
     def upcoming(self, steps: range, rank: int, world_size: int) -> None:
         """Start loading what the batches of ``steps`` will need."""
@@ -73,7 +79,7 @@ class Task(Protocol):
         """Score the model, in evaluation mode, on the validation split; None when there is no such split."""
 
     def facts(self) -> dict[str, Any]:
-        """What a run must keep of its data to be usable later (normalisation, voxel size, licences), as plain values."""
+        """What a run must keep of its data (normalisation, voxel size, licences), as plain values."""
 
     def close(self) -> None:
         """Release caches and threads."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from synbb.errors import SynbbError
 from synbb.volumes.box import Box, Triple, triple
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 STREAM_TRAINING, STREAM_CALIBRATION = 0, 1
 
@@ -18,12 +21,14 @@ class SampledVolume:
     """What a sampler must know of one annotated volume, in working voxels.
 
     Attributes:
+        name: for messages.
         regions: annotated boxes; a patch lies wholly inside one of them.
         weight: how often it is drawn, relative to the others.
         positives: coordinates of foreground voxels inside the regions, shape (n, 3), possibly none.
         region_of: region of each positive, shape (n,).
     """
 
+    name: str
     regions: tuple[Box, ...]
     weight: float
     positives: NDArray[np.int32]
@@ -53,12 +58,12 @@ class PatchSampler:
     """
 
     def __init__(self, volumes: list[SampledVolume], patch: Triple, *, positive_fraction: float, seed: int) -> None:
-        for number, volume in enumerate(volumes):
+        for volume in volumes:
             for region in volume.regions:
                 if any(p > s for p, s in zip(patch, region.shape, strict=True)):
                     raise SynbbError(
-                        f"data.patch {list(patch)} is larger than region {region} of training volume {number} "
-                        f"(both in working voxels, z y x; the region has {list(region.shape)}): "
+                        f"data.patch {list(patch)} is larger than region {region} of data.volumes {volume.name!r}, "
+                        f"which has {list(region.shape)} (both in working voxels, z y x): "
                         "choose a smaller patch or a larger region"
                     )
         self._volumes, self._patch, self._seed = volumes, patch, seed

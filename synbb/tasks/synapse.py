@@ -27,6 +27,8 @@ from synbb.volumes.box import Box, Triple
 from synbb.volumes.statistics import Normalisation
 
 PositiveInt = Annotated[int, Field(gt=0)]
+SMALLEST_OBJECT = 0.1
+"""Predicted objects below this share of the median annotated object's volume are left out by ``synbb segment``."""
 HALO_LIMIT: Triple = (10, 48, 48)
 
 
@@ -132,9 +134,13 @@ class SynapseTask:
         self._sampler = PatchSampler(
             sampled, self._data.patch, positive_fraction=self._data.positive_fraction, seed=self._seed
         )
+        sizes = np.concatenate([volume.object_sizes() for volume in self._train])
+        self._min_size = SMALLEST_OBJECT * float(np.median(sizes)) if len(sizes) else 0.0
         voxels = sum(region.size for each in sampled for region in each.regions)
         positives = sum(len(each.positives) for each in sampled)
-        lines.append(f"training on {voxels:,} annotated working voxels, {positives:,} of them foreground")
+        lines.append(
+            f"training on {voxels:,} annotated working voxels, {positives:,} of them foreground, in {len(sizes)} objects"
+        )
         if not self._validation:
             lines.append("no entry has split: validation: nothing is validated and no threshold is chosen")
         return lines
@@ -237,7 +243,7 @@ class SynapseTask:
                 "choose other validation regions, or none"
             )
         scores = {"pr_auc": area, "f1": best.f1, "precision": best.precision or 0.0, "recall": best.recall or 0.0}
-        return Validation(scores, "pr_auc", {"threshold": best.threshold})
+        return Validation(scores, "pr_auc", {"threshold": max(best.threshold, 1 / 255)})
 
     def _score(
         self, model: nn.Module, volume: AnnotatedVolume, region: Box, histogram: ScoreHistogram, device: Any
@@ -273,8 +279,9 @@ class SynapseTask:
         return self._geometry
 
     def facts(self) -> dict[str, Any]:
-        """Working voxel size, and of each volume its normalisation, voxel sizes, licence and citation."""
+        """Working voxel size, smallest object, and of each volume its normalisation, voxel sizes, licence and citation."""
         return {
+            "min_size_nm3": self._min_size,
             "working_voxel_size": list(self._model.voxel_size),
             "percentiles": list(self._data.percentiles),
             "volumes": [volume.facts() for volume in [*self._train, *self._validation]],

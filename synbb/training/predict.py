@@ -24,6 +24,7 @@ def predict(
     output_path: Path,
     *,
     region: Box | None = None,
+    extent: Box | None = None,
     which: str = "last",
     voxel_size: Nanometres | None = None,
     tolerance: float = 0.02,
@@ -49,6 +50,7 @@ def predict(
         input_path: volume to predict.
         output_path: OME-Zarr to write.
         region: voxels of the input to write.
+        extent: voxels of the input beyond which nothing is read, not even as context.
         which: weights ``last`` or ``best``.
         voxel_size: of an input that states none.
         tolerance: relative difference of voxel sizes that counts as none.
@@ -81,6 +83,8 @@ def predict(
             "or pass --allow-unfinished"
         )
     volume = open_volume(input_path, voxel_size=voxel_size)
+    if extent is not None:
+        volume, region = volume.crop(extent), (region or extent).relative_to(extent.start)
     facts = run.info()["data"]
     normalisation, origin = _normalisation(facts, volume, config.data.percentiles, invert)
     say(f"normalisation: grey {normalisation}, {origin}")
@@ -144,6 +148,7 @@ def _attributes(facts: dict[str, Any], volume: Volume, weights: dict[str, Any], 
     return {
         "threshold": weights.get("decision", {}).get("threshold"),
         "threshold_chosen_on": "validation split of the run",
+        "min_size_nm3": facts["min_size_nm3"],
         "weights": which,
         "step": weights["step"],
         "density": weights["density"],

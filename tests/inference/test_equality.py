@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_networks import VOXEL, geometry, random_unet, random_volume, randomise_
 
 from synbb.inference.blocks import BlockPlan, round_up
 from synbb.inference.network import Network
@@ -17,7 +18,6 @@ from synbb.models import build_unet
 from synbb.volumes.opening import open_volume
 from synbb.volumes.resample import WorkingView, upsample_to_source
 from synbb.volumes.statistics import Normalisation
-from tests.inference.networks import VOXEL, geometry, random_unet, random_volume, randomise_
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,87 @@
+"""A process that predicts, for the tests that kill it: ``python predict_process.py RAW OUT [PAUSE] [FILE_LIMIT]``.
+
+Prints ``computed N`` when the network is given block N (the value of the input's voxel there tells which one), and the
+summary's numbers at the end. Exits like the command line: 2 for a user's mistake, 3 for a run that had to end.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from synbb.errors import SynbbError
+from synbb.inference import predict_volume
+from synbb.inference.predictor import read_block
+from synbb.volumes.opening import open_volume
+from synbb.volumes.statistics import Normalisation
+
+if TYPE_CHECKING:
+    from typing import Any
+
+VOXEL = (50.0, 9.2, 9.2)
+STRIDE, HALO, BLOCK = (1, 2, 2), (1, 3, 3), (2, 8, 8)
+
+
+class Net(nn.Module):
+    """Two convolutions and a pooling path, fixed weights; pauses at each batch so that there is time to die."""
+
+    def __init__(self, pause: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv3d(1, 3, (3, 3, 3), padding=1)
+        self.down = nn.Conv3d(3, 3, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+        self.up = nn.ConvTranspose3d(3, 1, (1, 2, 2), stride=(1, 2, 2))
+        self.pause = pause
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(self.pause)
+        out: Tensor = self.up(torch.relu(self.down(torch.relu(self.first(x)))))
+        return out
+
+
+def announce_reads() -> None:
+    """Let each block that is going to be computed be printed."""
+    import synbb.inference.predictor as predictor
+
+    def read(view: Any, plan: Any, block: Any, normalisation: Any) -> Any:
+        print("computed", block.index, flush=True)
+        return read_block(view, plan, block, normalisation)
+
+    predictor.read_block = read
+
+
+def main(raw: str, output: str, pause: float = 0.0, file_limit: int = 0) -> int:
+    """Predict ``raw``; ``file_limit`` is the most bytes that a file of this process may have."""
+    torch.set_num_threads(1)
+    if file_limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    announce_reads()
+    try:
+        summary = predict_volume(
+            Net(pause),
+            open_volume(raw),
+            output,
+            working_voxel_size=VOXEL,
+            normalisation=Normalisation(0.0, 255.0),
+            stride=STRIDE,
+            halo=HALO,
+            write_block=BLOCK,
+            attributes={},
+            model_sha256="0" * 64,
+            run_id="fault",
+            dtype="float32",
+        )
+    except SynbbError as error:
+        print(error, file=sys.stderr, flush=True)
+        return error.exit_status
+    print("summary", summary.blocks, summary.done, summary.skipped, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:3], *(kind(value) for kind, value in zip((float, int), sys.argv[3:], strict=False))))

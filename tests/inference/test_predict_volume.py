@@ -1,0 +1,255 @@
+"""Predicting volumes on disk: what is stored, what is done again, what is refused, and what is left behind."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from random_networks import VOXEL, geometry, random_unet, random_volume
+from torch import nn
+
+from synbb.errors import RunEnded, SynbbError
+from synbb.inference import predict_array, predict_volume, verify_output
+from synbb.inference.ledger import ledger_path, read_marks
+from synbb.volumes.box import Box
+from synbb.volumes.opening import open_volume
+from synbb.volumes.statistics import Normalisation
+from synbb.volumes.writing import create_volume
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from synbb.inference.predictor import PredictionSummary
+    from synbb.volumes.volume import Volume
+
+GREY = Normalisation(20.0, 230.0)
+NET = random_unet()
+GEOMETRY = geometry(NET)
+BLOCK = (4, 16, 24)
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Volume:
+    return random_volume(tmp_path / "raw.zarr", (9, 50, 61))
+
+
+def predict(volume: Volume, output: Path, net: nn.Module = NET, **changed: Any) -> PredictionSummary:
+    arguments: dict[str, Any] = {
+        "working_voxel_size": VOXEL,
+        "normalisation": GREY,
+        "attributes": {"threshold": 0.4, "licence": "CC0"},
+        "model_sha256": "0" * 64,
+        "run_id": "run-1",
+        "write_block": BLOCK,
+        **GEOMETRY,
+    }
+    return predict_volume(net, volume, output, **{**arguments, **changed})
+
+
+def expected(volume: Volume, region: Box | None = None) -> np.ndarray[Any, Any]:
+    logits = predict_array(NET, GREY.apply(volume.read(volume.box)), **GEOMETRY).astype(np.float64)
+    return (255 / (1 + np.exp(-logits)))[(region or volume.box).slices]
+
+
+def test_the_output_and_its_metadata(raw: Volume, tmp_path: Path) -> None:
+    lines: list[str] = []
+    reports: list[tuple[int, int]] = []
+    summary = predict(raw, tmp_path / "out.zarr", announce=lines.append, progress=lambda *r: reports.append(r))
+    stored = open_volume(str(tmp_path / "out.zarr"))
+    assert (stored.shape, stored.dtype) == (raw.shape, np.uint8)
+    assert stored.voxel_size == raw.voxel_size
+    assert stored.offset == raw.offset
+    assert np.abs(stored.read(stored.box) - expected(raw)).max() <= 0.5 + 1e-3
+    assert stored.attributes == {
+        "kind": "probabilities",
+        "run_id": "run-1",
+        "model_sha256": "0" * 64,
+        "threshold": 0.4,
+        "licence": "CC0",
+        "normalisation": GREY.to_dict(),
+        "working_voxel_size": list(VOXEL),
+        "region": "0:9,0:50,0:61",
+        "source": raw.path,
+        "complete": True,
+    }
+    assert (summary.blocks, summary.done, summary.skipped) == (36, 36, 0)
+    assert summary.voxels == raw.box.size
+    assert summary.rate > 0
+    assert tuple(lines) == summary.lines
+    assert any("work factor" in line for line in lines)
+    assert reports == [(n, 36) for n in range(37)]
+    assert not [t for t in threading.enumerate() if t.name.startswith("synbb")], "no thread is left"
+
+
+def test_a_region_limits_what_is_written_not_what_is_read(raw: Volume, tmp_path: Path) -> None:
+    region = Box((3, 11, 7), (8, 43, 60))
+    predict(raw, tmp_path / "out.zarr", region=region)
+    stored = open_volume(str(tmp_path / "out.zarr"))
+    assert stored.shape == region.shape
+    assert stored.offset == raw.centre_of(region.start)
+    assert np.abs(stored.read(stored.box) - expected(raw, region)).max() <= 0.5 + 1e-3
+
+
+def test_the_default_block(raw: Volume, tmp_path: Path) -> None:
+    summary = predict(raw, tmp_path / "out.zarr", write_block=None)
+    assert summary.blocks == 1
+    assert verify_output(tmp_path / "out.zarr") == []
+
+
+def test_a_second_call_does_nothing(raw: Volume, tmp_path: Path) -> None:
+    predict(raw, tmp_path / "out.zarr")
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    calls: list[int] = []
+    handle = NET.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        summary = predict(raw, tmp_path / "out.zarr")
+    finally:
+        handle.remove()
+    assert (summary.done, summary.skipped) == (0, 36)
+    assert not calls
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+def test_only_missing_blocks_are_computed_and_to_the_last_bit(raw: Volume, tmp_path: Path) -> None:
+    whole = tmp_path / "whole.zarr"
+    predict(raw, whole, dtype="float32")
+    stop = tmp_path / "stop.zarr"
+
+    def interrupt(done: int, _total: int) -> None:
+        if done == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(raw, stop, dtype="float32", progress=interrupt)
+    assert not [t for t in threading.enumerate() if t.name.startswith("synbb")]
+    finished = set(read_marks(stop)[1])
+    assert 10 <= len(finished) < 36
+    assert open_volume(str(stop)).attributes["complete"] is False
+    summary = predict(raw, stop, dtype="float32")
+    assert (summary.done, summary.skipped) == (36 - len(finished), len(finished))
+    a, b = open_volume(str(whole)), open_volume(str(stop))
+    np.testing.assert_array_equal(a.read(a.box), b.read(b.box))
+    assert b.attributes["complete"] is True
+
+
+def test_verification_finds_and_repairs_what_was_damaged(raw: Volume, tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+    predict(raw, output)
+    before = open_volume(str(output)).read(raw.box)
+    chunks = sorted(path for path in (output / "0").rglob("*") if path.is_file() and path.name != "zarr.json")
+    chunks[0].unlink()  # reads as zeros, without any error
+    chunks[-1].write_bytes(chunks[-1].read_bytes()[:20])
+    assert len(verify_output(output)) == 2
+    assert predict(raw, output).done == 0, "without verification the ledger is believed"
+    summary = predict(raw, output, verify=True)
+    assert (summary.done, summary.damaged) == (2, 2)
+    assert verify_output(output) == []
+    np.testing.assert_array_equal(open_volume(str(output)).read(raw.box), before)
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({"model_sha256": "1" * 64}, "model_sha256"),
+        ({"normalisation": Normalisation(0.0, 255.0)}, "normalisation"),
+        ({"precision": "bf16"}, "precision"),
+        ({"dtype": "float32"}, "dtype"),
+        ({"region": Box.of_shape((4, 16, 16))}, "region"),
+        ({"write_block": (4, 16, 16)}, "write_block"),
+        ({"halo": (4, 19, 23)}, "halo"),
+    ],
+)
+def test_another_plan_is_refused(raw: Volume, tmp_path: Path, changed: dict[str, Any], name: str) -> None:
+    predict(raw, tmp_path / "out.zarr", write_block=(9, 64, 64))
+    before = ledger_path(tmp_path / "out.zarr").read_bytes()
+    with pytest.raises(SynbbError, match=rf"belongs to another run; .*{name} was .*, is now"):
+        predict(raw, tmp_path / "out.zarr", **{"write_block": (9, 64, 64), **changed})
+    assert ledger_path(tmp_path / "out.zarr").read_bytes() == before
+
+
+def test_another_input_is_refused(raw: Volume, tmp_path: Path) -> None:
+    predict(raw, tmp_path / "out.zarr")
+    other = random_volume(tmp_path / "other.zarr", raw.shape)
+    with pytest.raises(SynbbError, match=r"input_path was .*raw\.zarr.*, is now .*other\.zarr"):
+        predict(other, tmp_path / "out.zarr")
+
+
+def test_batch_and_tile_are_no_part_of_the_identity(raw: Volume, tmp_path: Path) -> None:
+    predict(raw, tmp_path / "out.zarr")
+    assert predict(raw, tmp_path / "out.zarr", batch=3, tile=(4, 8, 8), reader_threads=1).done == 0
+
+
+def test_what_lies_at_the_output_already_is_not_touched(raw: Volume, tmp_path: Path) -> None:
+    stranger = create_volume(tmp_path / "out.zarr", shape=(2, 2, 2), dtype="uint8", voxel_size=VOXEL)
+    with pytest.raises(SynbbError, match="has no ledger"):
+        predict(raw, tmp_path / "out.zarr")
+    assert open_volume(stranger.path).shape == (2, 2, 2)
+    assert not ledger_path(tmp_path / "out.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"region": Box.of_shape((9, 50, 62))}, "outside"),
+        ({"dtype": "int8"}, "uint8, float32"),
+        ({"precision": "8"}, "32, tf32, bf16, 16"),
+        ({"batch": 0}, "batch 0"),
+        ({"tile": (0, 4, 4)}, "tile"),
+        ({"write_block": (4, 0, 4)}, "write_block"),
+        ({"working_voxel_size": (30.0, 9.2, 9.2)}, "sections of 30 nm"),
+    ],
+)
+def test_mistakes_leave_nothing_behind(raw: Volume, tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(SynbbError, match=message) as caught:
+        predict(raw, tmp_path / "out.zarr", **changed)
+    assert caught.value.exit_status == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw.zarr"]
+
+
+class Broken(nn.Module):
+    """Gives no numbers in the third batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x * float("nan") if self.calls == 3 else x
+
+
+def test_values_that_are_not_finite_end_the_run(raw: Volume, tmp_path: Path) -> None:
+    with pytest.raises(RunEnded, match=r"block .* not finite") as caught:
+        predict(raw, tmp_path / "out.zarr", net=Broken())
+    assert caught.value.exit_status == 3
+    assert 1 <= len(read_marks(tmp_path / "out.zarr")[1]) < 36
+    assert not [t for t in threading.enumerate() if t.name.startswith("synbb")]
+    with pytest.raises(RunEnded, match="not finite"):
+        predict_array(Broken(), np.full((1, 4, 4), np.nan, np.float32), **GEOMETRY)
+
+
+def test_the_mode_of_every_module_is_given_back(raw: Volume, tmp_path: Path) -> None:
+    net = random_unet()
+    net.train()
+    net.input_block.eval()
+    statistics = [buffer.clone() for buffer in net.buffers()]
+    predict(raw, tmp_path / "out.zarr", net=net, write_block=None)
+    assert net.training
+    assert net.bottleneck.training
+    assert not net.input_block.conv1.training
+    assert all(torch.equal(a, b) for a, b in zip(net.buffers(), statistics, strict=True))
+
+
+def test_instance_norm_is_warned_of(raw: Volume, tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv3d(1, 1, 1), nn.InstanceNorm3d(1))
+    summary = predict(raw, tmp_path / "out.zarr", net=net, stride=(1, 1, 1), halo=(0, 0, 0))
+    assert any("statistics of each block" in line for line in summary.lines)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (0, 4, 4)])
+def test_arrays_that_are_no_volume(shape: tuple[int, ...]) -> None:
+    with pytest.raises(SynbbError, match="shape"):
+        predict_array(NET, np.zeros(shape, np.float32), **GEOMETRY)
