@@ -27,7 +27,7 @@ from synbb.errors import SynbbError
 from synbb.evaluation import evaluate_volumes
 from synbb.inference.objects import segment
 from synbb.tasks.annotated import VolumeSettings
-from synbb.training import RunConfig, load_config, start
+from synbb.training import load_config, start
 from synbb.training.checkpoint import file_sha256, write_json
 from synbb.training.predict import predict
 from synbb.volumes import Box, open_volume, placement

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 NEGATIVE = "none"
 SCANNED = (32, 512, 512)  # voxels looked at together
+GREY_KEYS = ("raw", "extent", "voxel_size", "invert")
 TINY = 1e-4  # rounding of float32 sums of weights
 LABEL_BLOCK = (64, 512, 512)  # voxels of raw read at once in passes over labels
 
@@ -162,6 +163,10 @@ class AnnotatedVolume:
         """Whom to cite, from the config or the files."""
         return self.settings.citation or self.raw.attributes.get("citation")
 
+    def same_greys(self, other: VolumeSettings) -> bool:
+        """Whether ``other`` names the same part of the same file, seen the same way."""
+        return all(getattr(self.settings, key) == getattr(other, key) for key in GREY_KEYS)
+
     def facts(self) -> dict[str, Any]:
         """What a run keeps of this volume, plain values."""
         return {
@@ -264,8 +269,10 @@ class AnnotatedVolume:
         """What the sampler must know; indexes the positives in one pass over the labels, with bounded memory."""
         regions = self.working_regions()
         nothing = np.zeros((0, 3), dtype=np.int32), np.zeros(0, dtype=np.int32)
-        positives, owners = nothing if self._labels is None else index_positives(
-            regions, self.view.scale, lambda box: self.working_truth(box)[0]
+        positives, owners = (
+            nothing
+            if self._labels is None
+            else index_positives(regions, self.view.scale, lambda box: self.working_truth(box)[0])
         )
         return SampledVolume(self.settings.name, regions, self.settings.weight, positives, owners)
 
@@ -273,6 +280,15 @@ class AnnotatedVolume:
         """Whether a valid voxel of the regions is foreground."""
         blocks = (block for region in self.regions for block in region.blocks(SCANNED))
         return self._labels is not None and any(self.truth(block)[0].any() for block in blocks)
+
+    def object_sizes(self) -> NDArray[np.float64]:
+        """Volume in nm³ of each annotated object (26-connected) within the regions."""
+        voxel = float(np.prod(self.raw.voxel_size))
+        found = [
+            find_components(lambda box: (self.truth(box)[0], None), region, LABEL_BLOCK).table.voxels * voxel
+            for region in self.regions
+        ]
+        return np.concatenate(found)
 
     def prefetch(self, boxes: list[Box]) -> None:
         """Start loading the chunks under these working boxes."""

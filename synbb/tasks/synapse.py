@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -22,9 +21,14 @@ from synbb.schema import Settings
 from synbb.tasks.annotated import AnnotatedVolume, VolumeSettings
 from synbb.tasks.augment import Augmentation, augmentation, augmented
 from synbb.tasks.base import Batch, Validation
+from synbb.tasks.positives import MAX_POSITIVES
 from synbb.tasks.sampling import Patch, PatchSampler
-from synbb.volumes.box import Box, Triple
 from synbb.volumes.statistics import Normalisation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from synbb.volumes.box import Box, Triple
 
 PositiveInt = Annotated[int, Field(gt=0)]
 SMALLEST_OBJECT = 0.1
@@ -113,40 +117,59 @@ class SynapseTask:
         Raises:
             SynbbError: anything about the data that does not fit, named.
         """
-        self._check_patch()
-        stored = {fact["name"]: fact["normalisation"] for fact in (known or {}).get("volumes", [])}
+        self._check_model()
+        stored = {
+            fact["name"]: Normalisation.from_dict(fact["normalisation"]) for fact in (known or {}).get("volumes", [])
+        }
         lines = []
         for settings in self._data.volumes:
-            if settings.split == "test":
-                continue
-            normalisation = Normalisation.from_dict(stored[settings.name]) if settings.name in stored else None
-            volume = AnnotatedVolume(
-                settings,
-                self._model.voxel_size,
-                percentiles=self._data.percentiles,
-                normalisation=normalisation,
-                cache_bytes=self._data.cache_mib * 2**20 if settings.split == "train" else 0,
-            )
-            (self._train if settings.split == "train" else self._validation).append(volume)
-            lines.append(f"{settings.name} ({settings.split}): {volume.view.description}")
-            lines.append(f"{settings.name}: grey {volume.normalisation}")
+            if settings.split != "test":
+                volume = self._open(settings, stored.get(settings.name))
+                lines.append(f"{settings.name} ({settings.split}): {volume.view.description}")
+                lines.append(f"{settings.name}: grey {volume.normalisation}")
+        lines.append(self._index())
+        lines.append(self._check_validation())
+        return lines
+
+    def _open(self, settings: VolumeSettings, normalisation: Normalisation | None) -> AnnotatedVolume:
+        """Open one entry; grey values of the same part of the same file are measured once."""
+        same = (each for each in [*self._train, *self._validation] if each.same_greys(settings))
+        training = settings.split == "train"
+        volume = AnnotatedVolume(
+            settings,
+            self._model.voxel_size,
+            percentiles=self._data.percentiles,
+            normalisation=normalisation or next((each.normalisation for each in same), None),
+            cache_bytes=self._data.cache_mib * 2**20 if training else 0,
+        )
+        (self._train if training else self._validation).append(volume)
+        return volume
+
+    def _index(self) -> str:
+        """Index the positives of the training volumes."""
         sampled = [volume.sampled() for volume in self._train]
         self._sampler = PatchSampler(
             sampled, self._data.patch, positive_fraction=self._data.positive_fraction, seed=self._seed
         )
-        sizes = np.concatenate([volume.object_sizes() for volume in self._train])
-        self._min_size = SMALLEST_OBJECT * float(np.median(sizes)) if len(sizes) else 0.0
         voxels = sum(region.size for each in sampled for region in each.regions)
         positives = sum(len(each.positives) for each in sampled)
-        lines.append(
-            f"training on {voxels:,} annotated working voxels, {positives:,} of them foreground, in {len(sizes)} objects"
+        return f"training on {voxels:,} annotated working voxels, {positives:,} of them foreground" + (
+            " (a random part of all)" if any(len(each.positives) > MAX_POSITIVES // 2 for each in sampled) else ""
         )
-        if not self._validation:
-            lines.append("no entry has split: validation: nothing is validated and no threshold is chosen")
-        return lines
 
-    def _check_patch(self) -> None:
-        stride = total_stride(self.build_model())
+    def _check_validation(self) -> str:
+        if not self._validation:
+            return "no entry has split: validation: nothing is validated and no threshold is chosen"
+        if not any(volume.has_foreground() for volume in self._validation):
+            names = ", ".join(volume.settings.name for volume in self._validation)
+            raise SynbbError(
+                f"data.volumes: the validation split ({names}) holds no foreground voxel, so PR-AUC and threshold are "
+                "undefined there: choose other validation regions, or none"
+            )
+        return "validating on " + ", ".join(volume.settings.name for volume in self._validation)
+
+    def _check_model(self) -> None:
+        stride, _ = self.geometry(self.build_model())
         if any(p % s for p, s in zip(self._data.patch, stride, strict=True)):
             raise SynbbError(
                 f"data.patch {list(self._data.patch)} must be multiples of the network's stride {list(stride)} (z y x)"
@@ -201,9 +224,10 @@ class SynapseTask:
     def build_model(self) -> nn.Module:
         """A newly initialised U-Net for the working voxel size."""
         model = self._model
-        return build_unet(
+        net: nn.Module = build_unet(
             model.voxel_size, levels=model.levels, filters=model.filters, residual=model.residual, norm=model.norm
         )
+        return net
 
     def example_inputs(self) -> Tensor:
         """Zeros of the shape of one training patch, batch of one."""
@@ -237,11 +261,9 @@ class SynapseTask:
                 self._score(model, volume, region, histogram, device)
         area = histogram.average_precision()
         best = histogram.best_f1()
-        if area is None or best is None or best.f1 is None:
-            raise SynbbError(
-                "the validation split holds no foreground voxel, so PR-AUC and threshold are undefined there: "
-                "choose other validation regions, or none"
-            )
+        assert area is not None, "prepare() found foreground in the validation split"
+        assert best is not None
+        assert best.f1 is not None
         scores = {"pr_auc": area, "f1": best.f1, "precision": best.precision or 0.0, "recall": best.recall or 0.0}
         return Validation(scores, "pr_auc", {"threshold": max(best.threshold, 1 / 255)})
 
