@@ -21,7 +21,6 @@ from monai.transforms import (
     RandScaleIntensityd,
     RandShiftIntensityd,
 )
-
 from pydantic import Field
 
 from synbb.schema import Settings

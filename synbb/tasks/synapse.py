@@ -151,10 +151,14 @@ class SynapseTask:
         self._sampler = PatchSampler(
             sampled, self._data.patch, positive_fraction=self._data.positive_fraction, seed=self._seed
         )
+        sizes = np.concatenate([volume.object_sizes() for volume in self._train])
+        self._min_size = SMALLEST_OBJECT * float(np.median(sizes)) if len(sizes) else 0.0
         voxels = sum(region.size for each in sampled for region in each.regions)
         positives = sum(len(each.positives) for each in sampled)
-        return f"training on {voxels:,} annotated working voxels, {positives:,} of them foreground" + (
-            " (a random part of all)" if any(len(each.positives) > MAX_POSITIVES // 2 for each in sampled) else ""
+        many = "more than " if any(len(each.positives) > MAX_POSITIVES // 2 for each in sampled) else ""
+        return (
+            f"training on {voxels:,} annotated working voxels, {many}{positives:,} of them foreground, "
+            f"in {len(sizes)} objects"
         )
 
     def _check_validation(self) -> str:
@@ -301,7 +305,7 @@ class SynapseTask:
         return self._geometry
 
     def facts(self) -> dict[str, Any]:
-        """Working voxel size, smallest object, and of each volume its normalisation, voxel sizes, licence and citation."""
+        """Working voxel size, smallest object; of each volume its normalisation, voxel sizes, licence, citation."""
         return {
             "min_size_nm3": self._min_size,
             "working_voxel_size": list(self._model.voxel_size),

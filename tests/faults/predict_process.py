@@ -1,7 +1,7 @@
-"""A process that predicts, for the tests that kill it: ``python predict_process.py RAW OUT [PAUSE] [FILE_LIMIT]``.
+"""What a process does that predicts, for the tests that kill it.
 
-Prints ``computed N`` when the network is given block N (the value of the input's voxel there tells which one), and the
-summary's numbers at the end. Exits like the command line: 2 for a user's mistake, 3 for a run that had to end.
+It prints ``computed N`` when block N is read for the network, and the summary's numbers at the end, into a log; it
+exits like the command line: 2 for a user's mistake, 3 for a run that had to end.
 """
 
 from __future__ import annotations
@@ -55,8 +55,16 @@ def announce_reads() -> None:
     predictor.read_block = read
 
 
-def main(raw: str, output: str, pause: float = 0.0, file_limit: int = 0) -> int:
+def main(raw: str, output: str, log: str, pause: float = 0.0, file_limit: int = 0) -> None:
     """Predict ``raw``; ``file_limit`` is the most bytes that a file of this process may have."""
+    with open(log, "w", buffering=1) as stream:
+        sys.stdout = sys.stderr = stream
+        status = predict(raw, output, pause, file_limit)
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+    sys.exit(status)
+
+
+def predict(raw: str, output: str, pause: float, file_limit: int) -> int:
     torch.set_num_threads(1)
     if file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
@@ -81,7 +89,3 @@ def main(raw: str, output: str, pause: float = 0.0, file_limit: int = 0) -> int:
         return error.exit_status
     print("summary", summary.blocks, summary.done, summary.skipped, flush=True)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:3], *(kind(value) for kind, value in zip((float, int), sys.argv[3:], strict=False))))

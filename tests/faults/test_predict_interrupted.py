@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
+import predict_process
 import pytest
 
 from synbb.inference.ledger import ledger_path, read_marks
@@ -18,7 +21,6 @@ from synbb.inference.output import verify_output
 from synbb.volumes.opening import open_volume
 from synbb.volumes.writing import create_volume
 
-PROCESS = Path(__file__).with_name("predict_process.py")
 SHAPE = (7, 30, 37)
 BLOCKS = 4 * 4 * 5
 
@@ -35,23 +37,50 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     where = tmp_path_factory.mktemp("undisturbed") / "out.zarr"
     finished = run(raw, where)
-    assert finished.returncode == 0, finished.stderr
+    assert finished.status == 0, finished.text
     return voxels(where)
 
 
-def start(raw: Path, output: Path, pause: float = 0.0, file_limit: int = 0) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(PROCESS), str(raw), str(output), str(pause), str(file_limit)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@dataclass
+class Predicting:
+    """A process that predicts, and what it says."""
+
+    process: BaseProcess
+    log: Path
+
+    def end(self) -> Predicting:
+        """Wait for the end."""
+        self.process.join(60)
+        assert not self.process.is_alive(), "it hangs"
+        return self
+
+    @property
+    def status(self) -> int | None:
+        return self.process.exitcode
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text()
+
+    @property
+    def computed(self) -> list[int]:
+        """Numbers of the blocks that were read for the network."""
+        return [int(line.split()[1]) for line in self.text.splitlines() if line.startswith("computed")]
 
 
-def run(raw: Path, output: Path, pause: float = 0.0, file_limit: int = 0) -> subprocess.CompletedProcess[str]:
-    process = start(raw, output, pause, file_limit)
-    out, err = process.communicate(timeout=120)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+def start(raw: Path, output: Path, pause: float = 0.0, file_limit: int = 0) -> Predicting:
+    """A new process, forked from one that has done nothing but import (importing takes seconds)."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["predict_process"])
+    log = output.with_name(f"log-{time.monotonic_ns()}")
+    log.touch()
+    process = context.Process(target=predict_process.main, args=(str(raw), str(output), str(log), pause, file_limit))
+    process.start()
+    return Predicting(process, log)
+
+
+def run(raw: Path, output: Path, file_limit: int = 0) -> Predicting:
+    return start(raw, output, file_limit=file_limit).end()
 
 
 def voxels(output: Path) -> np.ndarray:
@@ -59,18 +88,14 @@ def voxels(output: Path) -> np.ndarray:
     return stored.read(stored.box)
 
 
-def computed(text: str) -> list[int]:
-    return [int(line.split()[1]) for line in text.splitlines() if line.startswith("computed")]
-
-
-def wait_for_marks(process: subprocess.Popen[str], output: Path, count: int) -> None:
+def wait_for_marks(predicting: Predicting, output: Path, count: int) -> None:
     """Until so many blocks are marked."""
     until = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < until:
+    while predicting.process.is_alive() and time.monotonic() < until:
         if ledger_path(output).exists() and ledger_path(output).read_bytes().count(b'"block"') >= count:
             return
         time.sleep(0.005)
-    pytest.fail(f"{count} blocks were never marked: {process.communicate()}")
+    pytest.fail(f"{count} blocks were never marked: {predicting.text}")
 
 
 def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(
@@ -80,19 +105,18 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(
     dice = random.Random(11)
     for count in (1, 24, 55):
         before = set(read_marks(output)[1]) if ledger_path(output).exists() else set()
-        process = start(raw, output, pause=0.03)
-        wait_for_marks(process, output, count)
+        victim = start(raw, output, pause=0.03)
+        wait_for_marks(victim, output, count)
         time.sleep(dice.uniform(0.0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        out, _ = process.communicate(timeout=20)
-        assert process.returncode == -signal.SIGKILL
-        assert not before & set(computed(out)), "a block was computed again after its mark"
+        victim.process.kill()
+        assert victim.end().status == -signal.SIGKILL
+        assert not before & set(victim.computed), "a block was computed again after its mark"
     marked = set(read_marks(output)[1])
     assert 55 <= len(marked) < BLOCKS
     last = run(raw, output)
-    assert last.returncode == 0, last.stderr
-    assert f"summary {BLOCKS} {BLOCKS - len(marked)} {len(marked)}" in last.stdout
-    assert sorted(computed(last.stdout)) == sorted(set(range(BLOCKS)) - marked)
+    assert last.status == 0, last.text
+    assert f"summary {BLOCKS} {BLOCKS - len(marked)} {len(marked)}" in last.text
+    assert sorted(last.computed) == sorted(set(range(BLOCKS)) - marked)
     lines = ledger_path(output).read_text().splitlines()
     assert set(Counter(line for line in lines if '"block"' in line).values()) == {1}
     np.testing.assert_array_equal(voxels(output), undisturbed)
@@ -103,14 +127,14 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_polite_end_is_resumable_too(raw: Path, undisturbed: np.ndarray, tmp_path: Path, number: int) -> None:
     output = tmp_path / "out.zarr"
-    process = start(raw, output, pause=0.03)
-    wait_for_marks(process, output, 3)
-    process.send_signal(number)
-    process.communicate(timeout=20)
-    assert process.returncode != 0
+    victim = start(raw, output, pause=0.03)
+    wait_for_marks(victim, output, 3)
+    assert victim.process.pid is not None
+    os.kill(victim.process.pid, number)
+    assert victim.end().status != 0
     assert verify_output(output) == [], "what is marked is whole"
     finished = run(raw, output)
-    assert finished.returncode == 0, finished.stderr
+    assert finished.status == 0, finished.text
     np.testing.assert_array_equal(voxels(output), undisturbed)
 
 
@@ -125,12 +149,12 @@ def test_a_truncated_chunk_of_the_input_is_named_with_its_block(
         failed = run(raw, output)
     finally:
         chunk.write_bytes(whole)
-    assert failed.returncode == 2, failed.stderr
-    assert "Traceback" not in failed.stderr
-    assert "cannot be computed" in failed.stderr
-    assert "c/1/1/2" in failed.stderr
+    assert failed.status == 2, failed.text
+    assert "Traceback" not in failed.text
+    assert "cannot be computed" in failed.text
+    assert "c/1/1/2" in failed.text
     assert 0 < len(read_marks(output)[1]) < BLOCKS
-    assert run(raw, output).returncode == 0, "with the chunk restored it goes on"
+    assert run(raw, output).status == 0, "with the chunk restored it goes on"
     np.testing.assert_array_equal(voxels(output), undisturbed)
 
 
@@ -138,35 +162,35 @@ def test_a_full_disk_ends_the_run_and_names_the_path(raw: Path, undisturbed: np.
     """A limit on the size of files stands for the disk: the ledger is the first file to reach it."""
     output = tmp_path / "out.zarr"
     failed = run(raw, output, file_limit=6000)
-    assert failed.returncode == 3, failed.stderr
-    assert "Traceback" not in failed.stderr
-    assert "out.zarr" in failed.stderr
-    assert "full" in failed.stderr
+    assert failed.status == 3, failed.text
+    assert "Traceback" not in failed.text
+    assert "out.zarr" in failed.text
+    assert "full" in failed.text
     marks = read_marks(output)[1]
     assert 0 < len(marks) < BLOCKS
     assert verify_output(output) == []
     finished = run(raw, output)
-    assert finished.returncode == 0, finished.stderr
-    assert f"summary {BLOCKS} {BLOCKS - len(marks)} {len(marks)}" in finished.stdout
+    assert finished.status == 0, finished.text
+    assert f"summary {BLOCKS} {BLOCKS - len(marks)} {len(marks)}" in finished.text
     np.testing.assert_array_equal(voxels(output), undisturbed)
 
 
 def test_a_disk_too_full_for_a_chunk_ends_the_run(raw: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.zarr"
     failed = run(raw, output, file_limit=1400)  # metadata fit; ledger header and first chunks hardly do
-    assert failed.returncode == 3, failed.stderr
-    assert "Traceback" not in failed.stderr
+    assert failed.status == 3, failed.text
+    assert "Traceback" not in failed.text
 
 
 def test_the_output_of_another_plan_is_left_alone(raw: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.zarr"
     other = tmp_path / "other.zarr"
     create_volume(other, shape=SHAPE, dtype="uint8", voxel_size=(50.0, 9.2, 9.2))
-    assert run(raw, output).returncode == 0
+    assert run(raw, output).status == 0
     before = voxels(output)
     refused = run(other, output)
-    assert refused.returncode == 2
-    assert "belongs to another run" in refused.stderr
-    assert "input_path was" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    assert refused.status == 2
+    assert "belongs to another run" in refused.text
+    assert "input_path was" in refused.text
+    assert "Traceback" not in refused.text
     np.testing.assert_array_equal(voxels(output), before)
