@@ -27,7 +27,7 @@ from synbb.errors import SynbbError
 from synbb.evaluation import evaluate_volumes
 from synbb.inference.objects import segment
 from synbb.tasks.annotated import VolumeSettings
-from synbb.training import load_config, start
+from synbb.training import leads, load_config, start
 from synbb.training.checkpoint import file_sha256, write_json
 from synbb.training.predict import predict
 from synbb.volumes import Box, open_volume, placement
@@ -115,10 +115,12 @@ def train(config: Path, overrides: list[str] | None, run: Path) -> None:
             config,
             overrides or [],
             output=run,
-            resume=(run / "checkpoints/last.pt").is_file(),
+            resume=(run / "config.yaml").is_file(),
             say=say,
             progress=bar,
         )
+    if not leads():  # a process that training started for a further device: the rest is done once
+        sys.exit(0)
 
 
 def predict_part(run: Path, part: VolumeSettings, output: Path, region: Box) -> None:

@@ -22,6 +22,7 @@ FLOORS = {
     "tasks": 2,
     "training": 3,
     "cli": 4,
+    "__main__": 5,
 }
 # Rooms on one floor that may know each other, and why.
 SAME_FLOOR = {("tasks", "inference")}  # a task scores by predicting blocks

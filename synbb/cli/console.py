@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 
 class Report(Protocol):
@@ -17,7 +27,23 @@ class Report(Protocol):
         """Move the bar."""
 
 
+class RateColumn(ProgressColumn):
+    """How much is done in a second, or how long one takes."""
+
+    def render(self, task: Task) -> Text:
+        """The rate over the last half minute."""
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return Text("")
+        return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
+
+
+PIPE_WIDTH = 120
+"""Columns of tables in pipes and log files, which have no width of their own; names stay whole."""
+
 console = Console(highlight=False, soft_wrap=True)
+if not console.is_terminal and "COLUMNS" not in os.environ:
+    console.width = PIPE_WIDTH
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -32,16 +58,20 @@ def progress(label: str, unit: str = "") -> Iterator[Report]:
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} " + unit + "{task.fields[note]}"),
+        TextColumn("{task.fields[count]}"),
+        RateColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
         console=console,
         disable=not console.is_terminal,
     ) as bar:
-        task = bar.add_task(label, total=1, note="")
+        task = bar.add_task(label, total=None, count="", note="")
 
         def report(done: int, total: int, note: str = "") -> None:
-            bar.update(task, completed=done, total=total, note=f"  {note}" if note else "")
+            if bar.tasks[task].total is None:
+                bar.reset(task, total=total, completed=done)  # what an earlier call did is no part of the rate
+            bar.update(task, completed=done, total=total, count=f"{done:,}/{total:,} {unit}", note=note)
 
         yield report

@@ -20,12 +20,17 @@ def command(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a
 
 
 def _table(values: dict[str, Any]) -> Any:
+    from rich import box
     from rich.table import Table
 
     table = Table(
-        title=f"{values['method']}, step {values['steps']}, masks {'final' if values['final'] else 'not final'}"
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
+        title_justify="left",
+        title=f"{values['method']}, step {values['steps']}, masks {'final' if values['final'] else 'not final'}",
     )
-    table.add_column("masked layer")
+    table.add_column("masked layer", overflow="fold")
     for name in ("connections", "density", "on-rate", "spread", "traffic", "units", "dead"):
         table.add_column(name, justify="right")
     for layer in values["layers"]:
@@ -44,12 +49,15 @@ def _table(values: dict[str, Any]) -> Any:
 
 def _lines(values: dict[str, Any]) -> list[str]:
     fit = values["fit"]
-    lines = [
+    density = (
         f"density {values['density']:.4f} over the masked layers, which hold {values['masked_share']:.1%} of the "
-        f"weights; {values['whole_density']:.4f} of all weights are live",
+        f"weights; {values['whole_density']:.4f} of all weights are live"
+    )
+    traffic = (
         f"traffic {values['traffic']:,.0f}, coding entropy {_number(values['entropy'])} bit a unit, "
-        f"{values['dead']} of {values['units']} units dead, churn of the last refresh {values['churn']:.4f}",
-    ]
+        f"{values['dead']} of {values['units']} units dead, regrown at the last refresh {values['churn']:.4f}"
+    )
+    lines = [density, traffic]
     if fit["slope"] is not None:
         lines.append(
             f"balance fit: log((1-a)/a) = {fit['slope']:.2f} x relative {values['fit_degree']} + c, "

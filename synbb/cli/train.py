@@ -26,5 +26,11 @@ def command(
     from synbb.training import start
 
     with progress("training", "steps") as bar:
-        run = start(config, overrides or [], output=output, resume=resume, say=console.print, progress=bar)
-    console.print(f"run folder: {run.path}")
+        start(
+            config,
+            overrides or [],
+            output=output,
+            resume=resume,
+            say=lambda line: console.print(line, markup=False),
+            progress=bar,
+        )

@@ -29,7 +29,8 @@ PRECISIONS: dict[str, torch.dtype | None] = {
 # On a CPU, PyTorch computes float32 conv3d with one sample by a slow path while channels x depth x height is at most
 # 20480 (aten/src/ATen/native/Convolution.cpp, use_mkldnn). With some 20 channels that is a depth x height of about
 # 1000. Measured (24, 48, 96 channels, one thread): 8 x 48 x 48 takes 0.12 s for one sample and 0.08 s for two, so a
-# single one is run twice over; 20 x 148 x 148 takes 1.6 s for one and 4.0 s for two, so large ones are run singly.
+# single one is run twice over; 20 x 212 x 212 takes 4.1 s for one and 8.6 s for two, and of the one 1 % is the slow
+# path (the first layer and the head, which have one channel), so large ones are run singly, in half the memory.
 SLOW_PLANE = 1024
 
 

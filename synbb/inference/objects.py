@@ -148,6 +148,8 @@ def segment(
 def _threshold(probabilities: Volume, given: float | None) -> tuple[float, str]:
     if probabilities.attributes.get("kind") == "objects":
         raise SynbbError(f"{probabilities.path} holds objects already; segment takes the probabilities of predict")
+    if probabilities.attributes.get("complete") is False:
+        raise SynbbError(f"{probabilities.path} is not finished: blocks are missing; call synbb predict again first")
     check_dtype(probabilities.dtype, probabilities.path)
     if given is not None:
         return check_threshold(given), "given"

@@ -211,7 +211,7 @@ def _moved(
 
 
 def _reshaped(source: Channels, before: torch.Size, after: torch.Size) -> Channels | None:
-    """Origins when ``before`` is laid out anew, row by row, as ``after``: the axis stays whole or takes later ones in."""
+    """Origins when ``before`` is laid out anew, row by row, as ``after``: the axis stays or takes later ones in."""
     lead, count = math.prod(before[: source.axis]), len(source.origins)
     for axis, size in enumerate(after):
         if math.prod(after[:axis]) != lead or size < count:

@@ -144,7 +144,7 @@ class Pruner(ABC):
             raise
         for index, weight in enumerate(self._weights):
             if weight.requires_grad:
-                self._hooks.append(weight.register_hook(self._gradient_hook(index)))  # type: ignore[no-untyped-call]
+                self._hooks.append(weight.register_hook(self._gradient_hook(index)))
         self._attached = True
         return self
 
@@ -290,10 +290,10 @@ class Pruner(ABC):
             mask.copy_(torch.from_numpy(flat).reshape(mask.shape))
             self._weights[index].copy_(torch.where(mask, full, 0))
             self._latent[index].copy_(torch.where(mask, 0, full))
-        self._cutting = not kept.all()
+        self._cutting = not bool(kept.all())
         self._clear_moments()
         # Of the connections live before, the share that was exchanged for others (beyond what the ramp cuts).
-        self.churn = float(np.count_nonzero(kept & ~before) / max(np.count_nonzero(before), 1))
+        self.churn = int(np.count_nonzero(kept & ~before)) / max(int(np.count_nonzero(before)), 1)
 
     @torch.no_grad()
     def _reapply(self) -> None:
@@ -343,8 +343,8 @@ class BudgetedBroadcast(Pruner):
     def keep(self, density: float, weights: np.ndarray) -> np.ndarray:
         """Rows keep what the law grants them; see :func:`synbb.pruning.actuators.keep_balanced`."""
         # The scale of a layer: the root mean square of its connections' norms.
-        sizes = np.array(self.table.layer_sizes, dtype=np.float64)
-        scale = np.sqrt(np.bincount(self.table.layer, weights=weights**2, minlength=len(sizes)) / sizes)
+        squares = np.bincount(self.table.layer, weights=weights**2, minlength=len(self.layers))
+        scale = np.sqrt(np.divide(squares, self.table.layer_sizes))
         scores = weights / np.where(scale > 0, scale, 1.0)[self.table.layer]
         return keep_balanced(
             self.table,

@@ -9,10 +9,10 @@ from synbb.errors import SynbbError
 
 @dataclass(frozen=True)
 class CubicSchedule:
-    """Dense for ``warmup`` steps, then the cubic ramp of Zhu and Gupta (arXiv 1710.01878) over ``ramp`` steps, then frozen.
+    """Dense for ``warmup`` steps, then a cubic ramp over ``ramp`` steps, then frozen.
 
-    Masks are chosen anew every ``refresh`` steps of the ramp and once more at its last step; from then on they are
-    final.
+    The ramp is that of Zhu and Gupta (arXiv 1710.01878). Masks are chosen anew every ``refresh`` steps of the ramp
+    and once more at its last step; from then on they are final.
     """
 
     density: float

@@ -58,7 +58,7 @@ class Augmentation(Settings):
     max_shift: Annotated[int, Field(ge=0)] = 6
 
 
-class RandomChange(Randomizable):  # type: ignore[misc]  # MONAI carries no types
+class RandomChange(Randomizable):
     """A transform of whole patches whose random state a MONAI chain seeds."""
 
 

@@ -3,6 +3,6 @@
 from synbb.training.config import RunConfig, load_config
 from synbb.training.loop import StoppedBySignal, train
 from synbb.training.run import RunFolder
-from synbb.training.start import make_task, start
+from synbb.training.start import leads, make_task, start
 
-__all__ = ["RunConfig", "RunFolder", "StoppedBySignal", "load_config", "make_task", "start", "train"]
+__all__ = ["RunConfig", "RunFolder", "StoppedBySignal", "leads", "load_config", "make_task", "start", "train"]

@@ -4,47 +4,68 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
-from collections.abc import Callable
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from synbb.errors import RunEnded, SynbbError
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TEMPORARY = ".{name}.{pid}.tmp"
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a file beside ``path``, flush it to disk and rename it over ``path``.
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, quota or file size limit while writing at ``path`` into :class:`RunEnded`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise RunEnded(
+            f"{path}: the disk (or its quota) is full: {error.strerror}; free some space and continue with --resume"
+        ) from error
+
+
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Write a file beside ``path``, flush it to disk and rename it over ``path``.
 
     Raises:
         RunEnded: the disk is full; what stood at ``path`` before is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(beside)
-        with beside.open("rb") as handle:
-            os.fsync(handle.fileno())
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise RunEnded(
-                f"{path}: the disk is full ({error.strerror}); free space and continue with --resume"
-            ) from None
-        raise
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    beside = path.with_name(TEMPORARY.format(name=path.name, pid=os.getpid()))
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with beside.open("wb") as handle:
+                handle.write(content)
+                handle.flush()
+                os.fsync(handle.fileno())
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what a killed :func:`write_atomically` left anywhere in ``folder``."""
+    for left in folder.rglob(TEMPORARY.format(name="*", pid="*")):
+        left.unlink(missing_ok=True)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write ``values`` as indented JSON, atomically."""
-    write_atomically(path, lambda beside: _write_text(beside, json.dumps(values, indent=2) + "\n"))
+    write_atomically(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -57,7 +78,7 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text())
     except FileNotFoundError:
         raise SynbbError(f"{path}: no such file; the run folder is incomplete") from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise SynbbError(f"{path} is damaged: {error}") from None
     if not isinstance(values, dict):
         raise SynbbError(f"{path} is damaged: not a JSON object")
@@ -66,13 +87,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Save tensors and plain values so that ``weights_only`` loading reads them."""
-
-    def write(beside: Path) -> None:
-        # torch reports a full disk as a RuntimeError of its zip writer; writing through a Python file keeps the OSError.
-        with beside.open("wb") as handle:
-            torch.save(state, handle)
-
-    write_atomically(path, write)
+    # By way of memory: torch reports a full disk as a RuntimeError of its zip writer.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -85,9 +103,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise SynbbError(f"{path}: no checkpoint to resume from; start the run anew in another --output")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise SynbbError(f"{path} is damaged and cannot be loaded ({error})") from None
-    assert isinstance(state, dict)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise SynbbError(f"{path} is damaged and cannot be loaded ({reason}); start a new run") from error
+    if not isinstance(state, dict):
+        raise SynbbError(f"{path} is damaged: it holds no checkpoint; start a new run")
     return state
 
 
@@ -96,8 +116,7 @@ def save_weights(path: Path, model: nn.Module) -> None:
 
     MONAI registers some blocks under two names; the first one stands for both.
     """
-    unique = _unique_tensors(model)
-    write_atomically(path, lambda beside: save_file(unique, beside))
+    write_atomically(path, save(_unique_tensors(model)))
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
@@ -110,7 +129,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
         raise SynbbError(f"{path}: no such weights; has the run been trained?")
     try:
         found = load_file(path)
-    except Exception as error:  # safetensors raises its own class for every kind of damage
+    except SafetensorError as error:
         raise SynbbError(f"{path} is damaged and cannot be loaded ({error})") from error
     expected = {name: tuple(t.shape) for name, t in _unique_tensors(model).items()}
     shapes = {name: tuple(t.shape) for name, t in found.items()}
@@ -136,7 +155,3 @@ def _unique_tensors(model: nn.Module) -> dict[str, Tensor]:
             seen.add(id(tensor))
             unique[name] = tensor.detach().cpu().contiguous()
     return unique
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text)

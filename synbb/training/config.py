@@ -40,9 +40,9 @@ class TrainingSettings(Settings):
     batch_size: Positive = 4
     learning_rate: Annotated[float, Field(gt=0)] = 0.003
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    warmup: Fraction = 0.15
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.15
     gradient_clip: Annotated[float, Field(ge=0)] = 5.0
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: Positive | Literal["auto"] = "auto"
     validate_every: Positive = 250
@@ -126,14 +126,21 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     if not file.is_file():
         raise SynbbError(f"config {path}: no such file; see configs/ for examples")
     try:
-        values = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
+        values = _unshared(yaml.safe_load(file.read_text()))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SynbbError(f"config {path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise SynbbError(f"config {path} must be a mapping of keys (task, data, model, training, pruning)")
     for override in overrides:
         _override(values, override)
     return validated(RunConfig, values, str(path))
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which what YAML aliases share is there several times, so that an override changes one place."""
+    if isinstance(value, dict):
+        return {key: _unshared(each) for key, each in value.items()}
+    return [_unshared(each) for each in value] if isinstance(value, list) else value
 
 
 def _override(values: dict[str, Any], text: str) -> None:

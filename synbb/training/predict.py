@@ -83,16 +83,20 @@ def predict(
             "or pass --allow-unfinished"
         )
     volume = open_volume(input_path, voxel_size=voxel_size)
+    attributes: dict[str, Any] = {}
     if extent is not None:
-        volume, region = volume.crop(extent), (region or extent).relative_to(extent.start)
-    facts = run.info()["data"]
+        covered = region or extent
+        _check_extent(covered, extent)
+        volume, region = volume.crop(extent), covered.relative_to(extent.start)
+        attributes = {"region": str(covered), "extent": str(extent)}  # in voxels of the input as it is on disk
+    facts = run.data_facts()
     normalisation, origin = _normalisation(facts, volume, config.data.percentiles, invert)
     say(f"normalisation: grey {normalisation}, {origin}")
     task = make_task(config)
     net = task.build_model()
     load_weights(run.weights_file(which), net)
     stride, halo = task.geometry(net)
-    threshold = weights.get("decision", {}).get("threshold")
+    threshold = _threshold(weights)
     say(
         f"weights {which!r} of step {weights['step']}, density {weights['density']:.3f}, "
         + (f"threshold {threshold:.3f} chosen on the validation split" if threshold is not None else "no threshold")
@@ -105,7 +109,7 @@ def predict(
         normalisation=normalisation,
         stride=stride,
         halo=halo,
-        attributes=_attributes(facts, volume, weights, which),
+        attributes={**_attributes(facts, volume, weights, which), **attributes},
         model_sha256=weights["sha256"],
         run_id=run.info()["id"],
         region=region,
@@ -127,15 +131,22 @@ def _normalisation(
     facts: dict[str, Any], volume: Volume, percentiles: tuple[float, float], invert: bool | None
 ) -> tuple[Normalisation, str]:
     """Grey values for ``volume``, and where they come from."""
-    known = [fact for fact in facts["volumes"] if Path(fact["path"].partition(":")[0]).resolve() == _file(volume)]
-    if known and invert is None:
-        return Normalisation.from_dict(known[0]["normalisation"]), "as in training on this volume"
+    known = {
+        Normalisation.from_dict(fact["normalisation"])
+        for fact in facts["volumes"]
+        if _place(fact["path"]) == _place(volume.path)
+    }
+    if len(known) == 1 and invert is None:
+        return known.pop(), "as in training on this volume"
+    # Parts of this volume that had grey values of their own in training decide nothing for the whole.
     inverted = any(fact["normalisation"]["invert"] for fact in facts["volumes"]) if invert is None else invert
     return measure_normalisation(volume, percentiles=percentiles, invert=inverted), "measured on this volume"
 
 
-def _file(volume: Volume) -> Path:
-    return Path(volume.path.partition(":")[0]).resolve()
+def _place(path: str) -> tuple[Path, str]:
+    """File and dataset in it, however the path to the file is written."""
+    file, _, dataset = path.partition(":")
+    return Path(file).resolve(), dataset
 
 
 def _attributes(facts: dict[str, Any], volume: Volume, weights: dict[str, Any], which: str) -> dict[str, Any]:
@@ -146,14 +157,24 @@ def _attributes(facts: dict[str, Any], volume: Volume, weights: dict[str, Any], 
     }
     both = {key: "; ".join(dict.fromkeys([*([own[key]] if key in own else []), *trained[key]])) for key in trained}
     return {
-        "threshold": weights.get("decision", {}).get("threshold"),
-        "threshold_chosen_on": "validation split of the run",
-        "min_size_nm3": facts["min_size_nm3"],
+        "threshold": _threshold(weights),
+        "threshold_chosen_on": None if _threshold(weights) is None else "validation split of the run",
+        "min_size_nm3": facts.get("min_size_nm3"),
         "weights": which,
         "step": weights["step"],
         "density": weights["density"],
         **{key: text for key, text in both.items() if text},
     }
+
+
+def _threshold(weights: dict[str, Any]) -> float | None:
+    threshold = weights.get("decision", {}).get("threshold")
+    return None if threshold is None else float(threshold)
+
+
+def _check_extent(region: Box, extent: Box) -> None:
+    if not extent.contains(region):
+        raise SynbbError(f"region {region} is not inside the extent {extent} (z, y, x voxels)")
 
 
 def _device(name: str) -> str:
@@ -169,7 +190,5 @@ def _summary(summary: PredictionSummary) -> list[str]:
     before = f"; {summary.skipped} blocks were finished before{found}" if summary.skipped or found else ""
     if summary.done == 0:
         return [f"nothing to do: all {summary.blocks} blocks of {summary.output} are finished{found}"]
-    return [
-        f"{summary.done} of {summary.blocks} blocks in {summary.seconds:.1f} s, {summary.rate:.2f} Mvox/s written{before}",
-        f"probabilities {summary.output}",
-    ]
+    speed = f"{summary.seconds:.1f} s, {summary.rate:.2f} Mvox/s written"
+    return [f"{summary.done} of {summary.blocks} blocks in {speed}{before}", f"probabilities {summary.output}"]

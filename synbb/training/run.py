@@ -14,18 +14,29 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from synbb import __version__
 from synbb.errors import SynbbError
 from synbb.schema import validated
-from synbb.training.checkpoint import file_sha256, read_json, write_atomically, write_json
+from synbb.training.checkpoint import (
+    disk_errors,
+    file_sha256,
+    read_json,
+    save_weights,
+    write_atomically,
+    write_json,
+)
 from synbb.training.config import RunConfig
+
+if TYPE_CHECKING:
+    from torch import nn
 
 WEIGHTS = ("last", "best")
 
@@ -37,26 +48,49 @@ class RunFolder:
         self.path = Path(path)
 
     @classmethod
-    def create(cls, path: str | Path, config: RunConfig) -> RunFolder:
-        """A new folder for ``config``.
+    def create(cls, path: str | Path, config: RunConfig, **facts: Any) -> RunFolder:
+        """A new folder for ``config``, made beside and renamed, so that a run folder is never half there.
+
+        Args:
+            path: of the folder; an empty one may be there.
+            config: the settings.
+            facts: for ``run.json``, beside id, version and date.
 
         Raises:
             SynbbError: there is a run, or anything else, at ``path``.
+            RunEnded: the disk is full.
+        """
+        cls.check_free(path)
+        where = Path(path)
+        with disk_errors(where):
+            where.parent.mkdir(parents=True, exist_ok=True)
+            beside = where.with_name(f".{where.name}.{os.getpid()}.tmp")
+            beside.mkdir()
+        try:
+            run = cls(beside)
+            created = datetime.now(UTC).isoformat(timespec="seconds")
+            about = {"schema_version": 1, "id": uuid.uuid4().hex[:12], "synbb": __version__, "created": created}
+            write_json(beside / "run.json", {**about, **facts})
+            text = yaml.safe_dump(config.plain(), sort_keys=False, width=120)
+            write_atomically(run.config_file, text.encode())
+            beside.rename(where)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+        return cls(path)
+
+    @classmethod
+    def check_free(cls, path: str | Path) -> None:
+        """Make sure that a new run may be made at ``path``.
+
+        Raises:
+            SynbbError: there is a run, or anything else.
         """
         run = cls(path)
         if run.config_file.exists():
             raise SynbbError(f"{path} holds a run already: continue it with --resume, or choose another --output")
         if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
             raise SynbbError(f"{path} exists and is no run folder: choose another --output")
-        run.path.mkdir(parents=True, exist_ok=True)
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(
-            run.path / "run.json",
-            {"schema_version": 1, "id": uuid.uuid4().hex[:12], "synbb": __version__, "created": created},
-        )
-        text = yaml.safe_dump(config.plain(), sort_keys=False, width=120)
-        write_atomically(run.config_file, lambda beside: _write(beside, text))
-        return run
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -95,29 +129,58 @@ class RunFolder:
         Raises:
             SynbbError: the file is damaged or of another version.
         """
-        values = yaml.safe_load(self.config_file.read_text())
+        try:
+            values = yaml.safe_load(self.config_file.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise SynbbError(f"{self.config_file} is damaged: {error}") from error
         return validated(RunConfig, values, str(self.config_file))
 
     def info(self) -> dict[str, Any]:
-        """What ``run.json`` holds."""
+        """What ``run.json`` holds.
+
+        Raises:
+            SynbbError: the file is missing or damaged.
+        """
         return read_json(self.path / "run.json")
 
-    def update_info(self, **values: Any) -> None:
-        """Add to ``run.json``."""
-        write_json(self.path / "run.json", {**self.info(), **values})
+    def data_facts(self) -> dict[str, Any]:
+        """What the task keeps of the data that the run was trained on.
+
+        Raises:
+            SynbbError: ``run.json`` is missing, damaged or without them.
+        """
+        facts = self.info().get("data")
+        if not isinstance(facts, dict):
+            raise SynbbError(f"{self.path / 'run.json'} is damaged: it says nothing of the data")
+        return facts
+
+    def store_weights(self, which: str, net: nn.Module, about: dict[str, Any]) -> None:
+        """Store weights ``which`` with what is to be known of them.
+
+        Raises:
+            RunEnded: the disk is full.
+        """
+        file = self.weights_file(which)
+        save_weights(file, net)
+        write_json(file.with_suffix(".json"), {**about, "sha256": file_sha256(file)})
 
     def weights_info(self, which: str) -> dict[str, Any]:
         """Step, scores, decision, density and finality of weights ``which``, with their SHA-256.
 
         Raises:
-            SynbbError: the run has no such weights yet.
+            SynbbError: the run has no such weights yet, or they are not those that the JSON beside describes.
         """
         file = self.weights_file(which)
         if not file.is_file():
             there = [name for name in WEIGHTS if self.weights_file(name).is_file()]
             has = f"it has {' and '.join(there)}" if there else "it has none: train it first"
             raise SynbbError(f"{self.path}: no weights {which!r}; {has}")
-        return {**read_json(file.with_suffix(".json")), "sha256": file_sha256(file)}
+        about = read_json(file.with_suffix(".json"))
+        if about.get("sha256") != file_sha256(file):
+            raise SynbbError(
+                f"{file} is damaged, or the run was stopped while it was written: continue it with synbb train --resume"
+            )
+        return about
 
     def pruning_report(self) -> dict[str, Any]:
         """The report written at the last validation.
@@ -135,30 +198,29 @@ class RunFolder:
         """Forget records of steps that a resumed run will repeat, and a torn last line."""
         if not self.metrics_file.exists():
             return
-        kept = []
-        for line in self.metrics_file.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the line that a kill cut off
-            if record["step"] <= step:
-                kept.append(line)
-        write_atomically(self.metrics_file, lambda beside: _write(beside, "".join(f"{line}\n" for line in kept)))
+        kept = [json.dumps(row) + "\n" for row in self._rows() if row["step"] <= step]
+        write_atomically(self.metrics_file, "".join(kept).encode())
 
     def record(self, **values: Any) -> None:
-        """Append one record to the metrics file."""
-        with self.metrics_file.open("a") as handle:
+        """Append one record to the metrics file.
+
+        Raises:
+            RunEnded: the disk is full.
+        """
+        with disk_errors(self.metrics_file), self.metrics_file.open("a") as handle:
             handle.write(json.dumps(values) + "\n")
             handle.flush()
             os.fsync(handle.fileno())
 
     def records(self, kind: str) -> list[dict[str, Any]]:
-        """All records of a kind (``train``, ``validation``, ``refresh``), oldest first."""
-        if not self.metrics_file.exists():
-            return []
-        rows = [json.loads(line) for line in self.metrics_file.read_text().splitlines() if line.endswith("}")]
-        return [row for row in rows if row["kind"] == kind]
+        """All records of a kind (``train``, ``validation``, ``refresh``, ``pruning``), oldest first."""
+        return [row for row in self._rows() if row["kind"] == kind]
 
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
+    def _rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for line in self.metrics_file.read_text().splitlines() if self.metrics_file.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue  # the line that a kill or a full disk cut off
+        return rows

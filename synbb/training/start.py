@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from pathlib import Path
 
 import torch
 
-from synbb.errors import SynbbError
+from synbb.errors import RunEnded, SynbbError
 from synbb.tasks.synapse import SynapseTask
 from synbb.training.config import RunConfig, load_config
 from synbb.training.loop import Progress, Say, train
@@ -31,7 +32,8 @@ def start(
 ) -> RunFolder:
     """Train as a config file says, into a new run folder or, with ``resume``, an existing one.
 
-    Everything that can be wrong with settings and data is found before the folder is made.
+    Everything that can be wrong with settings and data is found before the folder is made. With several devices this
+    is called in each process; :func:`leads` tells which one goes on afterwards.
 
     Raises:
         SynbbError: settings or data that do not fit, an existing run without ``resume``, or other settings with it.
@@ -39,32 +41,53 @@ def start(
     """
     folder = output or Path("runs") / config_file.stem
     config = load_config(config_file, overrides)
-    # Fabric starts further processes by running the same command again; they find the folder that the first one made.
-    joining = int(os.environ.get("LOCAL_RANK", "0")) > 0
-    if not resume and not joining and (folder / "config.yaml").exists():
-        raise SynbbError(f"{folder} holds a run already: continue it with --resume, or choose another --output")
+    joining = not leads()  # the folder is there then
+    tell = _nothing if joining else say
     if resume:
         _check_same(RunFolder.open(folder).config(), config, folder)
+    elif not joining:
+        RunFolder.check_free(folder)
     task = make_task(config)
     try:
-        known = RunFolder.open(folder).info().get("data") if resume else None
-        for line in task.prepare(known):
-            say(line)
-        run = RunFolder.open(folder) if resume or joining else RunFolder.create(folder, config)
-        if not resume and not joining:
-            run.update_info(
-                task=config.task,
-                data=task.facts(),
-                machine={
-                    "python": platform.python_version(),
-                    "torch": torch.__version__,
-                    "threads": torch.get_num_threads(),
-                },
-            )
-        train(config, task, run, resume=resume, say=say, progress=progress)
+        for line in task.prepare(RunFolder.open(folder).data_facts() if resume else None):
+            tell(line)
+        made = not (resume or joining)
+        run = _create(folder, config, task) if made else RunFolder.open(folder)
+        try:
+            train(config, task, run, resume=resume, say=tell, progress=None if joining else progress)
+            tell(f"run folder: {run.path}")
+        except RunEnded:
+            # All processes end together; what they say, the first one says for all.
+            if not joining:
+                raise
+        except SynbbError:
+            if made and not run.checkpoint_file.exists():  # nothing was trained that could be continued
+                shutil.rmtree(run.path, ignore_errors=True)
+            raise
     finally:
         task.close()
     return run
+
+
+def leads() -> bool:
+    """Whether this is the first process of a run.
+
+    Fabric starts those of further devices by running the same command again.
+    """
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
+def _create(folder: Path, config: RunConfig, task: SynapseTask) -> RunFolder:
+    machine = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    return RunFolder.create(folder, config, task=config.task, data=task.facts(), machine=machine)
+
+
+def _nothing(_: str) -> None:
+    """Say nothing."""
 
 
 def _check_same(stored: RunConfig, given: RunConfig, folder: Path) -> None:

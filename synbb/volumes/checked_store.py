@@ -8,7 +8,7 @@ from zarr.abc.store import RangeByteRequest
 from zarr.storage import LocalStore, WrapperStore
 
 
-class CheckedStore(WrapperStore):  # type: ignore[misc]  # zarr is not followed by mypy
+class CheckedStore(WrapperStore):
     """Refuses files and ranges that end early.
 
     Zarr (3.1) takes a shard without bytes, and a range beyond the end of one, for a chunk that

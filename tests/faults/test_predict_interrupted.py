@@ -71,7 +71,7 @@ class Predicting:
 def start(raw: Path, output: Path, pause: float = 0.0, file_limit: int = 0) -> Predicting:
     """A new process, forked from one that has done nothing but import (importing takes seconds)."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["predict_process"])
+    context.set_forkserver_preload(["synbb.inference.predictor"])
     log = output.with_name(f"log-{time.monotonic_ns()}")
     log.touch()
     process = context.Process(target=predict_process.main, args=(str(raw), str(output), str(log), pause, file_limit))

@@ -269,3 +269,19 @@ def test_the_command(tmp_path):
     assert "--overwrite" in str(again.exception)
     assert run(volume.path, out, "--overwrite").exit_code == 0
     assert open_volume(out).attributes["threshold"] == 0.5
+
+
+def test_an_unfinished_prediction_is_refused(tmp_path):
+    volume = write(tmp_path / "p.zarr", blobs(), attributes={**ABOUT, "complete": False})
+    with pytest.raises(SynbbError, match="not finished"):
+        segment(volume, tmp_path / "o.zarr")
+    assert not (tmp_path / "o.zarr").exists()
+
+
+def test_the_smallest_size_stored_with_the_probabilities_is_the_default(tmp_path):
+    volume = write(tmp_path / "p.zarr", blobs(), attributes={**ABOUT, "min_size_nm3": 5 * float(np.prod(VOXEL))})
+    stored = segment(volume, tmp_path / "o.zarr")
+    everything = segment(volume, tmp_path / "all.zarr", min_size_nm3=0)
+    assert stored.min_size_nm3 == 5 * np.prod(VOXEL)
+    assert stored.objects + stored.too_small == everything.objects
+    assert stored.too_small > 0

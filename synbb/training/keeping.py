@@ -1,0 +1,129 @@
+"""What a run keeps as it goes: validation scores, weights to predict with, checkpoints to continue from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from synbb.errors import RunEnded
+from synbb.pruning import report
+from synbb.tasks.base import Validation
+from synbb.training.checkpoint import load_checkpoint, save_checkpoint, write_json
+from synbb.training.session import Session
+
+
+def validate(session: Session, done: int) -> str | None:
+    """Score on the validation split, store the weights, and remember the best among those with final masks.
+
+    Returns:
+        A line for a person, None where there is nothing to say.
+    """
+    patches = session.config.training.calibration_patches
+    recalibrate(session.net, session.task.calibration_batches(patches), session.fabric.device)
+    session.net.eval()
+    if not session.fabric.is_global_zero:
+        return None
+    found = session.task.validate(session.net, session.fabric.device)
+    _keep_weights(session, done, found)
+    if session.pruner is not None:
+        summary = report(session.pruner, session.net)
+        write_json(session.run.path / "pruning.json", summary.to_dict())
+        session.record("pruning", done, entropy=summary.entropy, traffic=summary.traffic, dead=summary.dead)
+    if found is None:
+        return None
+    session.record("validation", done, **found.scores, density=session.density, final=session.final)
+    figures = ", ".join(f"{name.replace('_', '-')} {value:.3f}" for name, value in found.scores.items())
+    return (
+        f"step {done}: validation {figures} at density {session.density:.3f}"
+        f"{'' if session.final else ' (masks not final)'}"
+    )
+
+
+def _keep_weights(session: Session, done: int, found: Validation | None) -> None:
+    """Weights ``last`` always, ``best`` where no earlier ones with final masks scored as high."""
+    steps = session.config.training.steps
+    about: dict[str, Any] = {"step": done, "steps": steps, "final": session.final, "density": session.density}
+    if found is not None:
+        about |= {"validation": found.scores, "selected_by": found.main, "decision": found.decision}
+    session.run.store_weights("last", session.net, about)
+    if found is not None and session.final and found.scores[found.main] > session.best:
+        session.best = found.scores[found.main]
+        session.run.store_weights("best", session.net, about)
+
+
+@torch.no_grad()
+def recalibrate(net: nn.Module, batches: Iterator[Tensor], device: Any) -> None:
+    """Estimate batch-norm statistics anew as plain averages over ``batches`` (METHOD §2); other norms have none."""
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative average
+    net.train()
+    for inputs in batches:
+        net(inputs.to(device))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+@torch.no_grad()
+def check_weights(session: Session, done: int) -> None:
+    """Refuse to keep weights that are not finite.
+
+    Raises:
+        RunEnded: one of them is not; earlier checkpoints are untouched.
+    """
+    for name, tensor in session.net.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise RunEnded(f"{name} is not finite after step {done}; {last_good(session)}")
+
+
+def last_good(session: Session) -> str:
+    """What is left to a run whose loss or weights are not finite, and what may help."""
+    file = session.run.checkpoint_file
+    kept = f"the last good checkpoint is kept in {file}" if file.is_file() else "no checkpoint was written yet"
+    return f"{kept}. Lower training.learning_rate, or look for extreme grey values in the data"
+
+
+def checkpoint(session: Session, done: int) -> None:
+    """Write all that a resumed run needs to go on bit by bit as if it had not stopped."""
+    if not session.fabric.is_global_zero:
+        return
+    state = {
+        "step": done,
+        "config": session.config.plain(),
+        "model": session.net.state_dict(),
+        "optimizer": session.optimizer.state_dict(),
+        "scheduler": session.scheduler.state_dict(),
+        "pruner": None if session.pruner is None else session.pruner.state_dict(),
+        "best": session.best,
+    }
+    save_checkpoint(session.run.checkpoint_file, state)
+
+
+def restore(session: Session) -> int:
+    """Put back the last checkpoint, if one was written; the steps that were done by then.
+
+    Raises:
+        SynbbError: the checkpoint is damaged or does not fit.
+    """
+    file = session.run.checkpoint_file
+    done = 0
+    if file.is_file():  # a run may be stopped before its first one, and then begins again
+        state = load_checkpoint(file)
+        session.net.load_state_dict(state["model"])
+        session.optimizer.load_state_dict(state["optimizer"])
+        session.scheduler.load_state_dict(state["scheduler"])
+        if session.pruner is not None:
+            session.pruner.load_state_dict(state["pruner"])
+        session.best = float(state["best"])
+        done = int(state["step"])
+    if session.fabric.is_global_zero:
+        session.run.drop_metrics_after(done)
+    return done

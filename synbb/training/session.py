@@ -1,0 +1,134 @@
+"""What lives while a run trains: network, optimiser, schedule, pruner, and the devices under them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.loggers import TensorBoardLogger
+from torch import nn
+
+from synbb.errors import SynbbError
+from synbb.pruning import BudgetedBroadcast, Magnitude, Pruner, RandomMask
+from synbb.tasks.base import Task
+from synbb.training.checkpoint import disk_errors
+from synbb.training.config import PruningSettings, RunConfig, TrainingSettings
+from synbb.training.run import RunFolder
+
+
+@dataclass
+class Session:
+    """Everything that lives while a run trains."""
+
+    config: RunConfig
+    task: Task
+    run: RunFolder
+    fabric: Fabric
+    model: nn.Module  # what is called: Fabric's wrapper
+    net: nn.Module  # the network itself
+    optimizer: Any
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    pruner: Pruner | None
+    best: float = -math.inf
+
+    @property
+    def final(self) -> bool:
+        """Whether the masks will not change any more."""
+        return self.pruner is None or self.pruner.final
+
+    @property
+    def density(self) -> float:
+        """Realised density of the masked layers."""
+        return 1.0 if self.pruner is None else self.pruner.density()
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the next step."""
+        return float(self.scheduler.get_last_lr()[0])
+
+    def record(self, kind: str, step: int, **values: Any) -> None:
+        """Add to the metrics file and to TensorBoard.
+
+        Raises:
+            RunEnded: the disk is full.
+        """
+        if self.fabric.is_global_zero:
+            self.run.record(kind=kind, step=step, **values)
+            with disk_errors(self.run.path / "tensorboard"):
+                self.fabric.log_dict({f"{kind}/{key}": float(value) for key, value in values.items()}, step=step)
+
+
+def make_fabric(settings: TrainingSettings, run: RunFolder) -> Fabric:
+    """Devices, processes and precision.
+
+    Raises:
+        SynbbError: a GPU is asked for and there is none, or the batch cannot be shared by the devices.
+    """
+    cuda = torch.cuda.is_available() and settings.accelerator != "cpu"
+    if settings.accelerator == "cuda" and not cuda:
+        raise SynbbError("training.accelerator=cuda, but torch sees no GPU; use accelerator=auto or cpu")
+    devices = settings.devices if settings.devices != "auto" else (torch.cuda.device_count() if cuda else 1)
+    if cuda and devices > torch.cuda.device_count():
+        raise SynbbError(f"training.devices={devices}, but torch sees {torch.cuda.device_count()} GPU")
+    if settings.batch_size % devices:
+        raise SynbbError(
+            f"training.batch_size={settings.batch_size} must be a multiple of the {devices} devices that share a batch"
+        )
+    precision = settings.precision
+    if precision == "auto":
+        precision = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
+    logger = TensorBoardLogger(root_dir=run.path, name="tensorboard", version="")
+    return Fabric(accelerator="cuda" if cuda else "cpu", devices=devices, precision=precision, loggers=logger)
+
+
+def make_session(config: RunConfig, task: Task, run: RunFolder, fabric: Fabric) -> Session:
+    """A run at its first step.
+
+    Raises:
+        SynbbError: pruning settings that do not fit the network.
+    """
+    settings = config.training
+    # Weights are a function of the seed alone, the same on every rank and for every pruning method.
+    torch.manual_seed(config.seed)
+    net = task.build_model()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    scheduler = one_cycle(optimizer, settings)
+    model, wrapped = fabric.setup(net, optimizer)
+    pruner = make_pruner(config.pruning, settings.steps, config.seed)
+    if pruner is not None:
+        pruner.attach(net, task.example_inputs().to(fabric.device), optimizer=optimizer)
+    return Session(config, task, run, fabric, model, net, wrapped, scheduler, pruner)
+
+
+def one_cycle(optimizer: torch.optim.Optimizer, settings: TrainingSettings) -> torch.optim.lr_scheduler.OneCycleLR:
+    """The learning rate rises over ``warmup`` of the steps and falls over the rest."""
+    warmup = settings.warmup
+    if abs(warmup * settings.steps - 1) < 1e-6:  # torch divides by steps of warm-up less one
+        warmup = 1.001 / settings.steps
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.learning_rate, settings.steps, pct_start=warmup, cycle_momentum=False
+    )
+
+
+def make_pruner(settings: PruningSettings, steps: int, seed: int) -> Pruner | None:
+    """The pruner that the settings ask for; None for method ``none``."""
+    options: dict[str, Any] = {
+        "warmup": round(settings.warmup * steps),
+        "ramp": round(settings.ramp * steps),
+        "refresh": settings.refresh,
+        "connection": settings.connection,
+        "scope": settings.scope,
+        "exclude": settings.exclude,
+    }
+    if settings.method == "bb":
+        return BudgetedBroadcast(
+            settings.density, actuator=settings.actuator, beta=settings.beta, minimum=settings.minimum, **options
+        )
+    if settings.method == "magnitude":
+        return Magnitude(settings.density, **options)
+    if settings.method == "random":
+        return RandomMask(settings.density, seed=seed, **options)
+    return None
