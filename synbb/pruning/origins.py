@@ -94,10 +94,11 @@ Known = Channels | Lost
 Source = tuple[Tensor, Known]
 
 
-def lose(operation: str, sources: Iterable[Known], *more: Origin) -> Lost:
+def lose(operation: str, sources: Sequence[Known]) -> Lost:
     """What is left to say after ``operation`` has mixed ``sources`` in a way no rule here knows."""
     gathered = gather(sources)
-    return Lost(gathered.origins | set(more), tuple(dict.fromkeys((*gathered.operations, operation))))
+    hid = any(isinstance(each, Channels) for each in sources)  # what was lost before was lost by another one
+    return Lost(gathered.origins, tuple(dict.fromkeys((*gathered.operations, *[operation] * hid))))
 
 
 def gather(sources: Iterable[Known]) -> Lost:

@@ -31,15 +31,15 @@ class CubicSchedule:
 
     @property
     def end(self) -> int:
-        """The optimiser step at which the masks become final."""
-        return self.warmup + self.ramp
+        """The optimiser step at which the masks become final, the first one at the earliest."""
+        return max(self.warmup + self.ramp, 1)
 
     def target(self, step: int) -> float:
         """Density after ``step`` optimiser steps."""
-        if step < self.warmup:
-            return 1.0
         if step >= self.end:
             return self.density
+        if step <= self.warmup:
+            return 1.0
         left = 1.0 - (step - self.warmup) / self.ramp
         return self.density + (1.0 - self.density) * left**3
 
@@ -47,10 +47,10 @@ class CubicSchedule:
         """Whether masks are chosen anew after optimiser step number ``step`` (counted from 1)."""
         if self.density == 1 or step > self.end:
             return False
-        if step == max(self.end, 1):
+        if step == self.end:
             return True
         return step > self.warmup and (step - self.warmup) % self.refresh == 0
 
     def is_final(self, step: int) -> bool:
         """Whether no later step changes a mask."""
-        return self.density == 1 or step >= max(self.end, 1)
+        return self.density == 1 or step >= self.end

@@ -177,29 +177,24 @@ class _Trace(TorchFunctionMode):
             self.annotate(outputs[0], self._weight_layer(name, args, kwargs, outputs[0]))
         elif name in ACTIVATIONS and isinstance(sources[0][1], Channels):
             self.annotate(outputs[0], self._activation(name, sources[0][1]))
-        elif any(isinstance(tensor, nn.Parameter) and tensor.dim() > 1 for tensor in tensors) and len(outputs) > 1:
-            self._attention(name, sources, outputs)
         else:
             found = [follow(name, args, kwargs, sources, shape, output) for output in outputs]
+            own_weights = any(isinstance(tensor, nn.Parameter) and tensor.dim() > 1 for tensor in tensors)
             for output, known in zip(outputs, found, strict=True):
-                self.annotate(output, known)
+                self.annotate(output, self._foreign(known) if own_weights and isinstance(known, Lost) else known)
         return result
 
-    def _attention(self, name: str, sources: list[Source], outputs: list[Tensor]) -> None:
-        """A fused call with weights of its own, such as attention: it reads units that cannot be masked there."""
-        known = lose(name, [each for _, each in sources], Origin("weights", 0, 0))
+    def _foreign(self, known: Lost) -> Lost:
+        """A call with weights that cannot be masked, such as fused attention, has read ``known``."""
         self._miss(known, "unit")
-        for output in outputs:
-            self.annotate(output, known)
+        return Lost(known.origins | {Origin("weights", 0, 0)}, known.operations)
 
     def _weight_layer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Known:
         source = self.known(args[0] if args else kwargs["input"])
         weight = args[1] if len(args) > 1 else kwargs["weight"]
         owner = self._weights.get(id(weight))
         if owner is None:  # a weight computed on the fly, which cannot be masked
-            lost = lose(name, [source] if source is not None else [], Origin("weights", 0, 0))
-            self._miss(lost, "unit")
-            return lost
+            return self._foreign(lose(name, [source] if source is not None else []))
         number = self._layer(name, *owner)
         layer = self.layers[number]
         axis = output.dim() - 1 if name == "linear" else output.dim() - (weight.dim() - 1)

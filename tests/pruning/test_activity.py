@@ -1,0 +1,370 @@
+"""On-rates: what is counted, where, exactly, and across processes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pruning_networks import Chain, Residual, Tokens
+from torch import Tensor, distributed, nn
+
+from synbb.errors import SynbbError
+from synbb.pruning import BudgetedBroadcast, trace
+from synbb.pruning.activity import OnRates, count_true
+from synbb.pruning.wiring import Observer, UnitGroup
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def watching(net: nn.Module, given: Tensor, *, every: int = 1, decay: float = 0.9, **options: int) -> OnRates:
+    return OnRates(net, trace(net, given, **options).groups, decay=decay, every=every)
+
+
+def brute_force(net: Chain, batches: list[Tensor], mask: Tensor | None = None) -> np.ndarray:
+    """P(h > 0) of every unit of a chain, by its activation modules' outputs."""
+    on, total = [0, 0, 0], [0, 0, 0]
+
+    def note(index: int) -> None:
+        def hook(_: nn.Module, __: object, output: Tensor) -> None:
+            valid = torch.ones_like(output[:, :1], dtype=torch.bool) if mask is None else mask
+            on[index] = on[index] + ((output > 0) & valid).double().sum((0, 2, 3))
+            total[index] += int(valid.sum())
+
+        handles.append(net.acts[index].register_forward_hook(hook))
+
+    handles: list[torch.utils.hooks.RemovableHandle] = []
+    for index in range(3):
+        note(index)
+    for batch in batches:
+        net(batch)
+    for handle in handles:
+        handle.remove()
+    return torch.cat([a / b for a, b in zip(on, total, strict=True)]).numpy()
+
+
+@pytest.fixture
+def chain() -> Chain:
+    torch.manual_seed(0)
+    return Chain(4, norm=False).train()
+
+
+def test_rates_are_the_share_of_positions_above_zero(chain):
+    given = torch.randn(3, 1, 9, 7)
+    rates = watching(chain, given)
+    expected = brute_force(chain, [given])
+    rates.commit()
+    assert rates.rates() == pytest.approx(expected, abs=1e-15)
+    assert expected.std() > 0.1
+
+
+def test_positions_outside_the_valid_mask_do_not_count(chain):
+    given = torch.randn(2, 1, 8, 8)
+    mask = torch.rand(2, 1, 8, 8) > 0.4
+    rates = watching(chain, given)
+    for shape in (mask, mask[:, 0]):  # with and without a channel axis
+        with rates.valid(shape):
+            expected = brute_force(chain, [given], mask)
+        rates.commit()
+        assert rates.rates() == pytest.approx(expected, abs=1e-15)
+
+
+def test_nothing_valid_changes_nothing(chain):
+    given = torch.randn(2, 1, 8, 8)
+    rates = watching(chain, given)
+    chain(given)
+    rates.commit()
+    before = rates.rates()
+    with rates.valid(torch.zeros(2, 1, 8, 8, dtype=torch.bool)):
+        chain(given)
+    rates.commit()
+    assert rates.rates().tolist() == before.tolist()
+
+
+def test_coarser_levels_go_by_the_majority_of_what_they_cover():
+    class Coarser(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down, self.head = nn.Conv2d(1, 3, 2, stride=2), nn.Conv2d(3, 1, 1)
+            self.act = nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.act(self.down(x)))
+
+    torch.manual_seed(1)
+    net, given = Coarser().train(), torch.randn(2, 1, 4, 4)
+    mask = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
+    mask[0, 0, :2, :2] = True  # all four of a coarse voxel
+    mask[0, 0, 2:, 0] = True  # two of four: counts
+    mask[1, 0, 3, 3] = True  # one of four: does not
+    rates = watching(net, given)
+    with rates.valid(mask):
+        net(given)
+    rates.commit()
+    hidden = F.relu(net.down(given))
+    expected = (hidden[0, :, :, 0] > 0).float().mean(1)
+    assert rates.rates() == pytest.approx(expected.detach().numpy())
+
+
+def test_after_a_mean_over_space_a_sample_counts_when_any_of_it_is_valid():
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.ReLU(), nn.Linear(2, 1)).train()
+    given = torch.randn(3, 1, 4, 4)
+    mask = torch.zeros(3, 1, 4, 4, dtype=torch.bool)
+    mask[1, 0, 2, 2] = True
+    rates = watching(net, given)
+    with rates.valid(mask):
+        net(given)
+    rates.commit()
+    assert rates.rates() == pytest.approx((net[:4](given)[1] > 0).float().numpy())
+
+
+def test_masks_over_time_for_tokens():
+    net = Tokens().train()
+    given = torch.randn(2, 6, 5)
+    seen: list[Tensor] = []
+    net.encoder.layers[0].dropout.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    rates = watching(net, given, channel_axis=-1)
+    seen.clear()
+    mask = torch.tensor([[True] * 6, [True] * 2 + [False] * 4])
+    with rates.valid(mask):
+        net(given)
+    rates.commit()
+    assert rates.rates() == pytest.approx((seen[0][mask] > 0).double().mean(0).numpy())
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 8, 8), (2, 1, 8), (2,), (2, 8, 8, 8)])
+def test_a_mask_that_does_not_fit_is_refused(chain, shape):
+    rates = watching(chain, torch.zeros(2, 1, 8, 8))
+    with rates.valid(torch.ones(shape, dtype=torch.bool)), pytest.raises(SynbbError, match="valid mask of shape"):
+        chain(torch.zeros(2, 1, 8, 8))
+
+
+def test_only_training_passes_count(chain):
+    given = torch.randn(2, 1, 8, 8)
+    rates = watching(chain, given)
+    chain.eval()(given)
+    with torch.no_grad():
+        chain.train()(given)  # as when norm statistics are estimated anew
+    rates.commit()
+    assert np.isnan(rates.rates()).all()
+
+
+def test_micro_batches_of_a_step_count_together_and_decay_once(chain):
+    first, *later = (torch.randn(2, 1, 8, 8) for _ in range(4))
+    rates = watching(chain, first, decay=0.5)
+    of_first, of_later = brute_force(chain, [first]), None
+    rates.commit()
+    of_later = brute_force(chain, later)
+    rates.commit()
+    expected = (0.5 * of_first + 3 * of_later) / 3.5
+    assert rates.rates() == pytest.approx(expected, abs=1e-12)
+
+
+def test_counting_some_steps_is_unbiased(chain):
+    full, sampled = watching(chain, torch.zeros(2, 1, 8, 8), decay=1.0), None
+    sampled = OnRates(chain, full._groups, decay=1.0, every=4)
+    generator = torch.Generator().manual_seed(0)
+    errors = []
+    for _ in range(400):
+        chain(torch.randn(2, 1, 8, 8, generator=generator))
+        full.commit()
+        sampled.commit()
+    errors = sampled.rates() - full.rates()
+    # 100 of 400 steps; the SD of one step's on-rate over steps is below 0.05, so of their mean below 0.005.
+    assert np.abs(errors).max() < 0.02
+    assert abs(errors.mean()) < 0.004
+    assert full._total[0] == 4 * sampled._total[0]
+
+
+def test_skipped_steps_cost_no_counting(chain):
+    rates = watching(chain, torch.zeros(1, 1, 8, 8), every=3)
+    counted = []
+    for _ in range(7):
+        chain(torch.randn(1, 1, 8, 8))
+        counted.append(bool(rates._pending))
+        rates.commit()
+    assert counted == [True, False, False, True, False, False, True]
+
+
+def test_counts_are_integers_under_autocast(chain):
+    given = torch.randn(2, 1, 8, 8)
+    rates = watching(chain, given)
+    with torch.autocast("cpu", torch.bfloat16):
+        chain(given)
+    assert {each.dtype for each in rates._pending.values()} == {torch.int64}
+    rates.commit()
+    on = torch.cat([torch.from_numpy(each) for each in rates._on])
+    assert (on == on.round()).all()
+    assert rates._total.tolist() == [128, 128, 128]
+
+
+def test_more_positions_than_float32_can_count():
+    positions = 2**24 + 3
+    net = nn.Sequential(nn.Identity(), nn.ReLU(), nn.Identity())
+    group = UnitGroup("wide", "relu", 1, 0, Observer("0", "input", 1, 0))
+    rates = OnRates(net, [group], decay=1.0, every=1)
+    values = torch.ones(1).expand(1, 1, positions)
+    net[0].train()(values)
+    net[0](torch.full((1, 1, 1), -1.0))
+    rates.commit()
+    assert rates._on[0].tolist() == [positions]
+    assert rates._total.tolist() == [positions + 1]
+    for _ in range(3):
+        net[0](torch.ones(1, 1, 1))
+        rates.commit()
+    assert rates._on[0].tolist() == [positions + 3]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(1, 5), min_size=0, max_size=2),
+    st.sampled_from([1, 7, 8, 255, 2040, 2048, 4081, 8 * 255 * 3 + 16]),
+    st.integers(0, 1),
+    st.floats(0, 1),
+)
+def test_counting_by_words_is_counting(lead, length, axis, share):
+    shape = [2, 3, *lead, length]
+    on = torch.rand(shape, generator=torch.Generator().manual_seed(length)) < share
+    expected = on.transpose(0, axis).flatten(1).sum(1)
+    assert torch.equal(count_true(on, axis), expected)
+    strided = on.transpose(2, -1)
+    assert torch.equal(count_true(strided, axis), expected)
+
+
+def test_counting_by_words_cannot_overflow_a_byte():
+    assert count_true(torch.ones(2, 3, 8 * 255 * 40, dtype=torch.bool), 1).tolist() == [2 * 8 * 255 * 40] * 3
+
+
+def test_one_shared_activation_module_is_told_apart_by_call():
+    """Every group of this network is seen in the calls of one module, if nothing better is there."""
+    torch.manual_seed(0)
+    net, given = Residual().train(), torch.randn(2, 1, 8, 8)
+    outputs: list[Tensor] = []
+    handle = net.act.register_forward_hook(lambda _, __, output: outputs.append(output.detach()))
+    net(given)
+    handle.remove()
+    groups = trace(net, given).groups
+    assert {group.observer.call for group in groups if group.observer.module == "act"} <= {0, 1, 2, 3}
+    shared = [
+        UnitGroup(g.name, g.activation, g.size, g.first, Observer("act", "output", 1, 0, call))
+        for call, g in enumerate(groups)
+    ]
+    for chosen in (groups, shared):
+        rates = OnRates(net, chosen, decay=0.9, every=1)
+        net(given)
+        net(given)
+        rates.commit()
+        expected = torch.cat([(output > 0).double().mean((0, 2, 3)) for output in outputs])
+        assert rates.rates() == pytest.approx(expected.numpy(), abs=1e-12)
+        rates.close()
+
+
+def test_dropout_and_pooling_between_unit_and_reader_do_not_change_its_rate():
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Conv2d(1, 3, 1), nn.Conv2d(3, 1, 1)
+            self.drop, self.pool = nn.Dropout(0.5), nn.MaxPool2d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.pool(self.drop(F.relu(self.first(x)))))
+
+    torch.manual_seed(0)
+    net, given = Pooled().train(), torch.randn(2, 1, 8, 8)
+    rates = watching(net, given)
+    net(given)
+    rates.commit()
+    assert rates.rates() == pytest.approx((net.first(given) > 0).double().mean((0, 2, 3)).numpy())
+
+
+def test_units_that_no_module_shows_have_unknown_rates():
+    class Unseen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(2, 3), nn.Linear(3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(F.relu(self.first(x)) + x.sum())
+
+    net = Unseen().train()
+    rates = watching(net, torch.zeros(4, 2))
+    net(torch.randn(4, 2))
+    rates.commit()
+    assert np.isnan(rates.rates()).all()
+
+
+def test_state_goes_there_and_back(chain):
+    given = torch.randn(2, 1, 8, 8)
+    one, other = watching(chain, given, every=2), watching(chain, given, every=2)
+    for _ in range(3):
+        chain(given)
+        one.commit()
+    other.load_state_dict(one.state_dict())
+    for _ in range(2):
+        chain(torch.randn(2, 1, 8, 8))
+        one.commit()
+        other.commit()
+    assert one.rates().tolist() == other.rates().tolist()
+    assert one.state_dict()["steps"] == other.state_dict()["steps"] == 5
+
+
+def test_state_of_another_network_is_refused(chain):
+    state = watching(Chain(5), torch.zeros(1, 1, 8, 8)).state_dict()
+    with pytest.raises(SynbbError, match=r"sizes \[5, 5, 5\] does not fit"):
+        watching(chain, torch.zeros(1, 1, 8, 8)).load_state_dict(state)
+
+
+@pytest.mark.parametrize(("decay", "every"), [(0.0, 1), (1.1, 1), (0.9, 0)])
+def test_impossible_settings(chain, decay, every):
+    with pytest.raises(SynbbError, match=r"decay|count_every"):
+        watching(chain, torch.zeros(1, 1, 8, 8), decay=decay, every=every)
+
+
+def test_closing_takes_every_hook_off(chain):
+    watching(chain, torch.zeros(1, 1, 8, 8)).close()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in chain.modules())
+
+
+# ---- two processes ----
+
+
+def one_refresh(rank: int, processes: int, folder: str) -> None:
+    """Count on this rank's half of a joint batch, choose masks once from the same weights, write them."""
+    torch.set_num_threads(1)
+    if processes > 1:
+        distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=processes)
+    torch.manual_seed(0)
+    net = Chain(6)
+    for norm in net.norms:
+        norm.eval()  # frozen statistics, or two halves would not be one batch
+    given = torch.randn(4, 1, 8, 8).tensor_split(processes)[rank]
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    pruner = BudgetedBroadcast(0.3, warmup=0, ramp=1, refresh=1, actuator="both")
+    pruner.attach(net, torch.zeros(1, 1, 8, 8), optimizer=optimizer)
+    net(given).sum().backward()
+    optimizer.step()
+    pruner.step()
+    torch.save((pruner.masks, pruner.state_dict(), pruner.activity.rates()), f"{folder}/{processes}_{rank}.pt")
+    if processes > 1:
+        distributed.destroy_process_group()
+
+
+def test_two_processes_choose_the_masks_of_one_on_the_joint_batch(tmp_path: Path):
+    one_refresh(0, 1, str(tmp_path))
+    torch.multiprocessing.spawn(one_refresh, (2, str(tmp_path)), nprocs=2)
+    (alone, _, rates), *ranks = (
+        torch.load(tmp_path / f"{name}.pt", weights_only=False) for name in ("1_0", "2_0", "2_1")
+    )
+    assert 0 < rates.min() < rates.max() < 1
+    for masks, state, rank_rates in ranks:
+        assert rank_rates.tolist() == rates.tolist()
+        assert all(torch.equal(masks[name], alone[name]) for name in alone)
+        # Any rank's state is everybody's: rank 0 alone may write the checkpoint.
+        assert [each.tolist() for each in state["activity"]["on"]] == [
+            each.tolist() for each in ranks[0][1]["activity"]["on"]
+        ]
