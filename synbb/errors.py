@@ -5,6 +5,14 @@ Everything else is a defect and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG})
+
 
 class SynbbError(Exception):
     """A user's mistake: the message names the thing, its value and the remedy.
@@ -19,3 +27,21 @@ class RunEnded(SynbbError):
     """A run that was well asked for but had to end (NaN loss, full disk, failed blocks)."""
 
     exit_status = 3
+
+
+@contextmanager
+def disk_errors(path: str | Path, remedy: str = "free some space, then start again") -> Iterator[None]:
+    """Turn a full disk while writing ``path`` into :class:`RunEnded`, a forbidden place into :class:`SynbbError`.
+
+    Args:
+        path: what is written, for the message.
+        remedy: what to do about a full disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise RunEnded(f"{path}: the disk (or its quota) is full: {error.strerror}; {remedy}") from error
+        if error.errno in NOT_ALLOWED:
+            raise SynbbError(f"{path}: cannot be written here ({error}); choose another place") from error
+        raise

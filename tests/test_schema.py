@@ -16,11 +16,15 @@ class Inner(Settings):
     width: float | None = None
 
 
+class Wrong(Settings):
+    depth: Annotated[int, Field(gt=0)] = 0
+
+
 class Outer(Settings):
     inner: Inner = Inner()
     items: tuple[Inner, ...] = ()
     either: int | Literal["auto"] = "auto"
-    table: dict[str, Inner] = {}
+    table: dict[str, Inner] = Field(default_factory=dict)
     name: str
 
     @model_validator(mode="after")
@@ -74,8 +78,4 @@ def test_settings_are_frozen_and_defaults_checked() -> None:
     with pytest.raises(ValidationError):
         Inner().depth = 2
     with pytest.raises(ValidationError):
-
-        class Wrong(Settings):
-            depth: Annotated[int, Field(gt=0)] = 0
-
         Wrong()

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from synbb.errors import SynbbError
+from synbb.errors import SynbbError, disk_errors
 from synbb.evaluation.overlay import COLOURS
 from synbb.evaluation.page import page
-from synbb.volumes.storage import disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import threading
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -22,15 +21,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from synbb.errors import RunEnded, SynbbError
+from synbb.errors import SynbbError, disk_errors
 from synbb.inference.blocks import fingerprint
 from synbb.volumes.box import Box
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
+KEPT = "free some space and start again, finished blocks are kept"
 FORMAT = 1
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ class Ledger:
                 f"{self.output}: exists already and has no ledger ({self.path.name}), so it is not a prediction to be "
                 "continued; remove it or choose another output"
             )
-        with disk_errors(self.path):
+        with disk_errors(self.path, KEPT):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = self.path.open("a+b", buffering=0)
         try:
@@ -165,7 +164,7 @@ class Ledger:
 
     def _begin(self, fields: dict[str, Any]) -> _State:
         """A new ledger; what an old one says about an output that is gone is dropped."""
-        with disk_errors(self.path):
+        with disk_errors(self.path, KEPT):
             self._file.truncate(0)
         header = {"ledger": FORMAT, "fingerprint": fingerprint(fields), "plan": fields}
         self._append(header)
@@ -188,13 +187,13 @@ class Ledger:
                 "what it was begun with, or remove it, or choose another output"
             )
         if os.fstat(self._file.fileno()).st_size != state.good_bytes:
-            with disk_errors(self.path):
+            with disk_errors(self.path, KEPT):
                 self._file.truncate(state.good_bytes)
         return state
 
     def _append(self, line: Mapping[str, Any]) -> None:
         text = json.dumps(line).encode() + b"\n"
-        with self._writing, disk_errors(self.path):
+        with self._writing, disk_errors(self.path, KEPT):
             before = os.fstat(self._file.fileno()).st_size
             written = self._file.write(text)
             if written != len(text):  # a disk that is nearly full takes a part
@@ -261,17 +260,3 @@ def _exists(output: Path) -> bool:
     if output.is_dir():
         return any(output.iterdir())
     return output.exists() or output.is_symlink()
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk, quota or file size limit while writing ``path`` into :class:`RunEnded`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise RunEnded(
-                f"{path}: the disk (or its quota) is full: {error.strerror}; free some space and start again, finished "
-                "blocks are kept"
-            ) from error
-        raise

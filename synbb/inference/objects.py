@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synbb.errors import SynbbError
+from synbb.errors import SynbbError, disk_errors
 from synbb.evaluation.components import Components, find_components, neighbour_offsets
 from synbb.evaluation.thresholds import check_dtype, check_range, check_threshold, foreground, stored_threshold
 from synbb.evaluation.window import grow_block
 from synbb.volumes.box import Box, triple
-from synbb.volumes.storage import default_grid, disk_errors
+from synbb.volumes.storage import default_grid
 from synbb.volumes.writing import WritableVolume, create_volume, is_zarr
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from synbb.errors import SynbbError
-from synbb.inference.ledger import Ledger, Mark, disk_errors, read_marks
+from synbb.errors import SynbbError, disk_errors
+from synbb.inference.ledger import KEPT, Ledger, Mark, read_marks
 from synbb.inference.sizes import output_grid
 from synbb.volumes.opening import open_volume
 from synbb.volumes.writing import WritableVolume, create_volume
@@ -36,7 +36,7 @@ def open_output(
     if ledger.created:
         return reopen(path)
     chunks, shards = output_grid(plan.region, plan.write_block)
-    with disk_errors(Path(path)):
+    with disk_errors(path, KEPT):
         created = create_volume(
             path,
             shape=plan.region.shape,

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from synbb.errors import RunEnded, SynbbError
+from synbb.errors import RunEnded, SynbbError, disk_errors
 from synbb.inference.blocks import Block, BlockPlan, check_region, round_up
-from synbb.inference.ledger import Ledger, Mark, disk_errors
+from synbb.inference.ledger import KEPT, Ledger, Mark
 from synbb.inference.network import Floats, Network
 from synbb.inference.output import forget_damaged, mark_complete, open_output
 from synbb.inference.pipeline import Readers, Writer
@@ -320,7 +320,7 @@ class _Prediction:
         probabilities = block_probabilities(logits, block, self.plan)
         values = quantise(probabilities) if self.output.dtype == np.uint8 else probabilities
         there = block.write.relative_to(self.plan.region.start)
-        with disk_errors(Path(self.output.path)):
+        with disk_errors(self.output.path, KEPT):
             self.output.write(there, values)
         self.ledger.mark(Mark.of(block.index, there, values))
         self._report(done)

@@ -266,11 +266,15 @@ class _Trace(TorchFunctionMode):
         known = self.known(value)
         if not isinstance(known, Channels) or known.fidelity == CHANGED or not module:
             return
-        for number, group in enumerate(self.groups):
-            expected = tuple(frozenset({Origin("unit", number, channel)}) for channel in range(group.size))
-            start = known.origins.index(expected[0]) if expected[0] in known.origins else 0
-            if known.origins[start : start + group.size] == expected:
-                self._sights[number].append(_Sight(Observer(module, side, known.axis, start, call), known.fidelity))
+        for start, origins in enumerate(known.origins):
+            first = next(iter(origins)) if len(origins) == 1 else None
+            if first is None or first.kind != "unit" or first.channel != 0:
+                continue
+            size = self.groups[first.owner].size
+            expected = tuple(frozenset({Origin("unit", first.owner, channel)}) for channel in range(size))
+            if known.origins[start : start + size] == expected:
+                observer = Observer(module, side, known.axis, start, call)
+                self._sights[first.owner].append(_Sight(observer, known.fidelity))
 
     def _observer(self, sights: list[_Sight]) -> Observer | None:
         """The truest sight; among equals a module called once in a pass, then the first."""

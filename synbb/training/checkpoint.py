@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
 import os
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from synbb.errors import RunEnded, SynbbError
+from synbb.errors import SynbbError, disk_errors
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+RESUME = "free some space and continue with --resume"
 TEMPORARY = ".{name}.{pid}.tmp"
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk, quota or file size limit while writing at ``path`` into :class:`RunEnded`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        raise RunEnded(
-            f"{path}: the disk (or its quota) is full: {error.strerror}; free some space and continue with --resume"
-        ) from error
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
@@ -44,7 +28,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         RunEnded: the disk is full; what stood at ``path`` before is untouched.
     """
     beside = path.with_name(TEMPORARY.format(name=path.name, pid=os.getpid()))
-    with disk_errors(path):
+    with disk_errors(path, RESUME):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with beside.open("wb") as handle:
@@ -136,7 +120,8 @@ def load_weights(path: Path, model: nn.Module) -> None:
     if expected != shapes:
         name = sorted(set(expected.items()) ^ set(shapes.items()))[0][0]
         raise SynbbError(
-            f"{path} does not fit the model: {name} is {shapes.get(name)} there and {expected.get(name)} here"
+            f"{path} does not fit the model: {name} is {shapes.get(name, 'missing')} there, "
+            f"{expected.get(name, 'missing')} here"
         )
     model.load_state_dict(found, strict=False)
 

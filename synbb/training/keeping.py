@@ -13,6 +13,7 @@ from synbb.errors import RunEnded
 from synbb.pruning import report
 from synbb.tasks.base import Validation
 from synbb.training.checkpoint import load_checkpoint, save_checkpoint, write_json
+from synbb.training.events import EventFile
 from synbb.training.session import Session
 
 
@@ -124,6 +125,7 @@ def restore(session: Session) -> int:
             session.pruner.load_state_dict(state["pruner"])
         session.best = float(state["best"])
         done = int(state["step"])
+    session.events = EventFile(session.run.path / "tensorboard", done)
     if session.fabric.is_global_zero:
         session.run.drop_metrics_after(done)
     return done

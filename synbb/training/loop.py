@@ -60,7 +60,7 @@ def train(
     """
     settings = config.training
     with _signals() as received:
-        fabric = make_fabric(settings, run)
+        fabric = make_fabric(settings)
         fabric.launch()
         session = make_session(config, task, run, fabric)
         first = 0
@@ -83,6 +83,7 @@ def train(
             _steps(session, loader, received, say, progress)
         finally:
             loader.close()
+            session.events.close()
 
 
 def _steps(session: Session, loader: Prefetcher, received: list[int], say: Say, progress: Progress | None) -> None:

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from synbb import __version__
-from synbb.errors import SynbbError
+from synbb.errors import SynbbError, disk_errors
 from synbb.schema import validated
 from synbb.training.checkpoint import (
-    disk_errors,
+    RESUME,
     file_sha256,
     read_json,
     save_weights,
@@ -207,7 +207,7 @@ class RunFolder:
         Raises:
             RunEnded: the disk is full.
         """
-        with disk_errors(self.metrics_file), self.metrics_file.open("a") as handle:
+        with disk_errors(self.metrics_file, RESUME), self.metrics_file.open("a") as handle:
             handle.write(json.dumps(values) + "\n")
             handle.flush()
             os.fsync(handle.fileno())

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.loggers import TensorBoardLogger
 from torch import nn
 
-from synbb.errors import SynbbError
+from synbb.errors import SynbbError, disk_errors
 from synbb.pruning import BudgetedBroadcast, Magnitude, Pruner, RandomMask
 from synbb.tasks.base import Task
-from synbb.training.checkpoint import disk_errors
+from synbb.training.checkpoint import RESUME
 from synbb.training.config import PruningSettings, RunConfig, TrainingSettings
+from synbb.training.events import EventFile
 from synbb.training.run import RunFolder
 
 
@@ -32,6 +32,7 @@ class Session:
     optimizer: Any
     scheduler: torch.optim.lr_scheduler.LRScheduler
     pruner: Pruner | None
+    events: EventFile
     best: float = -math.inf
 
     @property
@@ -57,11 +58,11 @@ class Session:
         """
         if self.fabric.is_global_zero:
             self.run.record(kind=kind, step=step, **values)
-            with disk_errors(self.run.path / "tensorboard"):
-                self.fabric.log_dict({f"{kind}/{key}": float(value) for key, value in values.items()}, step=step)
+            with disk_errors(self.run.path / "tensorboard", RESUME):
+                self.events.add({f"{kind}/{key}": float(value) for key, value in values.items()}, step)
 
 
-def make_fabric(settings: TrainingSettings, run: RunFolder) -> Fabric:
+def make_fabric(settings: TrainingSettings) -> Fabric:
     """Devices, processes and precision.
 
     Raises:
@@ -80,8 +81,7 @@ def make_fabric(settings: TrainingSettings, run: RunFolder) -> Fabric:
     precision = settings.precision
     if precision == "auto":
         precision = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
-    logger = TensorBoardLogger(root_dir=run.path, name="tensorboard", version="")
-    return Fabric(accelerator="cuda" if cuda else "cpu", devices=devices, precision=precision, loggers=logger)
+    return Fabric(accelerator="cuda" if cuda else "cpu", devices=devices, precision=precision)
 
 
 def make_session(config: RunConfig, task: Task, run: RunFolder, fabric: Fabric) -> Session:
@@ -100,7 +100,8 @@ def make_session(config: RunConfig, task: Task, run: RunFolder, fabric: Fabric) 
     pruner = make_pruner(config.pruning, settings.steps, config.seed)
     if pruner is not None:
         pruner.attach(net, task.example_inputs().to(fabric.device), optimizer=optimizer)
-    return Session(config, task, run, fabric, model, net, wrapped, scheduler, pruner)
+    events = EventFile(run.path / "tensorboard")
+    return Session(config, task, run, fabric, model, net, wrapped, scheduler, pruner, events)
 
 
 def one_cycle(optimizer: torch.optim.Optimizer, settings: TrainingSettings) -> torch.optim.lr_scheduler.OneCycleLR:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from synbb.errors import SynbbError
+from synbb.errors import SynbbError, disk_errors
 from synbb.volumes.box import Box, Triple, triple
 from synbb.volumes.image_stack import StackStorage
 from synbb.volumes.opening import open_volume
 from synbb.volumes.pyramid import Progress, build_pyramid, pyramid_blocks
-from synbb.volumes.storage import Voxels, disk_errors
+from synbb.volumes.storage import Voxels
 from synbb.volumes.writing import WritableVolume, clear_target, create_volume, is_zarr
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from synbb.errors import SynbbError
+from synbb.errors import SynbbError, disk_errors
 from synbb.volumes.box import Box, Nanometres, Triple, triple
 from synbb.volumes.ome import OmeLevel
 from synbb.volumes.opening import open_volume
-from synbb.volumes.storage import SHARDED_FROM, Voxels, default_shards, disk_errors
+from synbb.volumes.storage import SHARDED_FROM, Voxels, default_shards
 from synbb.volumes.writing import WritableVolume, create_level, set_levels
 
 if TYPE_CHECKING:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import errno
-from contextlib import contextmanager
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from synbb.errors import RunEnded, SynbbError
+from synbb.errors import SynbbError
 from synbb.volumes.box import Box, Triple, triple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 Voxels = npt.NDArray[Any]
 
-NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG})
 MAX_PARTITIONS = 10_000
 
 CHUNKS = (32, 128, 128)
@@ -115,19 +111,6 @@ def unreadable(path: str, what: str, error: Exception) -> SynbbError:
         f"{path}: {what} is truncated or unreadable ({type(error).__name__}: {error}); "
         "restore this file from a copy, or convert the volume again"
     )
-
-
-@contextmanager
-def disk_errors(path: str) -> Iterator[None]:
-    """Turn a full disk while writing ``path`` into :class:`RunEnded`, a forbidden place into :class:`SynbbError`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in NO_SPACE:
-            raise RunEnded(f"{path}: no space left on the disk; free some, then start again ({error})") from error
-        if error.errno in NOT_ALLOWED:
-            raise SynbbError(f"{path}: cannot be written here ({error}); choose another place") from error
-        raise
 
 
 def check_voxel_size(voxel_size: Sequence[float], where: str) -> tuple[float, float, float]:

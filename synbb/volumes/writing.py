@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from synbb.errors import SynbbError
+from synbb.errors import SynbbError, disk_errors
 from synbb.volumes.box import Box, Triple, triple
 from synbb.volumes.ome import OmeLevel, image_metadata
 from synbb.volumes.opening import ZARR_MARKS, open_volume
-from synbb.volumes.storage import Voxels, check_voxel_size, default_grid, disk_errors, plain_dtype
+from synbb.volumes.storage import Voxels, check_voxel_size, default_grid, plain_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from joint_refresh import one_refresh, second_of_two
 from pruning_networks import Chain, Residual, Tokens
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from synbb.errors import SynbbError
-from synbb.pruning import BudgetedBroadcast, trace
+from synbb.pruning import trace
 from synbb.pruning.activity import OnRates, count_true
 from synbb.pruning.wiring import Observer, UnitGroup
 
@@ -333,30 +334,12 @@ def test_closing_takes_every_hook_off(chain):
 # ---- two processes ----
 
 
-def one_refresh(rank: int, processes: int, folder: str) -> None:
-    """Count on this rank's half of a joint batch, choose masks once from the same weights, write them."""
-    torch.set_num_threads(1)
-    if processes > 1:
-        distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=processes)
-    torch.manual_seed(0)
-    net = Chain(6)
-    for norm in net.norms:
-        norm.eval()  # frozen statistics, or two halves would not be one batch
-    given = torch.randn(4, 1, 8, 8).tensor_split(processes)[rank]
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
-    pruner = BudgetedBroadcast(0.3, warmup=0, ramp=1, refresh=1, actuator="both")
-    pruner.attach(net, torch.zeros(1, 1, 8, 8), optimizer=optimizer)
-    net(given).sum().backward()
-    optimizer.step()
-    pruner.step()
-    torch.save((pruner.masks, pruner.state_dict(), pruner.activity.rates()), f"{folder}/{processes}_{rank}.pt")
-    if processes > 1:
-        distributed.destroy_process_group()
-
-
 def test_two_processes_choose_the_masks_of_one_on_the_joint_batch(tmp_path: Path):
     one_refresh(0, 1, str(tmp_path))
-    torch.multiprocessing.spawn(one_refresh, (2, str(tmp_path)), nprocs=2)
+    other = torch.multiprocessing.spawn(second_of_two, (str(tmp_path),), join=False)
+    one_refresh(0, 2, str(tmp_path))
+    while not other.join():
+        pass
     (alone, _, rates), *ranks = (
         torch.load(tmp_path / f"{name}.pt", weights_only=False) for name in ("1_0", "2_0", "2_1")
     )

@@ -51,9 +51,7 @@ def table_of(*layers: TracedLayer) -> ConnectionTable:
 def one_layer(inputs: int, outputs: int, seed: int = 0) -> Case:
     """Units 0 to ``inputs`` feed units from there on."""
     rng = np.random.default_rng(seed)
-    table = table_of(
-        layer(inputs, outputs, [(i, i) for i in range(inputs)], [(j, inputs + j) for j in range(outputs)])
-    )
+    table = table_of(layer(inputs, outputs, [(i, i) for i in range(inputs)], [(j, inputs + j) for j in range(outputs)]))
     return Case(table, rng.random(table.count), rng.uniform(0.05, 0.95, inputs + outputs))
 
 
@@ -149,7 +147,7 @@ def test_busier_units_speak_to_fewer_and_listen_to_fewer():
 @settings(max_examples=40, deadline=None)
 @given(st.integers(3, 10), st.integers(3, 10), st.floats(0.1, 0.95), st.integers(0, 99))
 def test_both_is_the_intersection_of_two_row_wise_choices(inputs, outputs, density, seed):
-    """The mask is the strongest of each row cut with the strongest of each column, up to the ties of the last degree."""
+    """The strongest of each row cut with the strongest of each column, up to the ties of the last degree."""
     case = one_layer(inputs, outputs, seed)
     matrix = case.keep(density, "both", minimum=0).reshape(outputs, inputs)
     scores = case.scores.reshape(outputs, inputs)

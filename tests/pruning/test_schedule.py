@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ schedules = st.builds(
 @given(schedules)
 def test_density_falls_from_dense_to_the_one_asked_for(schedule):
     targets = [schedule.target(step) for step in range(schedule.end + 10)]
-    assert all(after <= before for before, after in zip(targets, targets[1:], strict=False))
+    assert all(after <= before for before, after in pairwise(targets))
     assert all(target == 1 for target in targets[: schedule.warmup])
     assert targets[-1] == schedule.density
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from hypothesis import settings
 from PIL import Image
 
 from synbb.volumes import Volume, create_volume, open_volume
@@ -20,10 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VOXEL_SIZE = (50.0, 4.0, 6.0)
-
-# Machines that run the tests are shared: a slow example is no failure.
-settings.register_profile("shared_machine", deadline=None)
-settings.load_profile("shared_machine")
 
 Maker = Callable[[str, np.ndarray], Volume]
 
