@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from synbb.volumes.box import Box, Triple
 
 PositiveInt = Annotated[int, Field(gt=0)]
+FOREGROUND_PRIOR = 0.01
+"""Share of foreground that an untrained network expects: synapses take about one voxel in a hundred."""
 SMALLEST_OBJECT = 0.1
 """Predicted objects below this share of the median annotated object's volume are left out by ``synbb segment``."""
 HALO_LIMIT: Triple = (10, 48, 48)
@@ -229,7 +231,12 @@ class SynapseTask:
         """A newly initialised U-Net for the working voxel size."""
         model = self._model
         net: nn.Module = build_unet(
-            model.voxel_size, levels=model.levels, filters=model.filters, residual=model.residual, norm=model.norm
+            model.voxel_size,
+            levels=model.levels,
+            filters=model.filters,
+            residual=model.residual,
+            norm=model.norm,
+            prior=FOREGROUND_PRIOR,
         )
         return net
 

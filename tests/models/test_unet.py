@@ -83,3 +83,18 @@ def test_bad_voxel_sizes_are_refused(size: tuple[float, ...]) -> None:
 def test_the_stride_of_a_stranger_is_asked_for() -> None:
     with pytest.raises(SynbbError, match="Linear"):
         total_stride(torch.nn.Linear(1, 1))
+
+
+def test_the_prior_is_what_an_untrained_network_expects() -> None:
+    torch.manual_seed(0)
+    net = build_unet((50.0, 9.2, 9.2), filters=(4, 8, 8), prior=0.01).eval()
+    plain = build_unet((50.0, 9.2, 9.2), filters=(4, 8, 8))
+    bias = net.output_block.conv.conv.bias
+    assert torch.sigmoid(bias).item() == pytest.approx(0.01, rel=1e-5)
+    assert plain.output_block.conv.conv.bias.item() == 0
+
+
+@pytest.mark.parametrize("prior", [0.0, 1.0, -0.5, float("nan")])
+def test_a_prior_that_is_no_probability_is_refused(prior: float) -> None:
+    with pytest.raises(SynbbError, match="prior"):
+        build_unet((50.0, 9.2, 9.2), filters=(4, 8, 8), prior=prior)
