@@ -55,7 +55,8 @@ def _lines(values: dict[str, Any]) -> list[str]:
     )
     traffic = (
         f"traffic {values['traffic']:,.0f}, coding entropy {_number(values['entropy'])} bit a unit, "
-        f"{values['dead']} of {values['units']} units dead, regrown at the last refresh {values['churn']:.4f}"
+        f"{values['dead']} of {values['units']} units dead (first layers included), "
+        f"regrown at the last refresh {values['churn']:.4f}"
     )
     lines = [density, traffic]
     if fit["slope"] is not None:

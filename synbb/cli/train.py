@@ -20,7 +20,7 @@ def command(
 ) -> None:
     """Train a network while pruning it, into a run folder.
 
-    SIGTERM and SIGUSR1 finish the step, write a checkpoint and exit with status 75; continue with --resume.
+    SIGTERM, SIGUSR1 and Ctrl-C finish the step, write a checkpoint and exit with status 75; continue with --resume.
     """
     from synbb.cli.console import console, progress
     from synbb.training import start

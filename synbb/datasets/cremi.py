@@ -102,7 +102,8 @@ def _check_array(
         raise SynbbError(f"{path}:{name}: has no attribute 'resolution' (nm along z, y, x)")
     if np.shape(resolution) != (3,) or not np.allclose(resolution, dataset.voxel_size, rtol=_TOLERANCE):
         raise SynbbError(
-            f"{path}:{name}: resolution is {list(resolution)}; the dataset's is {list(dataset.voxel_size)} nm"
+            f"{path}:{name}: resolution is {np.asarray(resolution, float).tolist()}; "
+            f"the dataset's is {list(dataset.voxel_size)} nm"
         )
     return tuple(int(n) for n in array.shape)
 

@@ -17,9 +17,12 @@ from synbb.datasets.phantom import PhantomSpec, read_spec, render, write_phantom
 from synbb.datasets.sections import import_sections, section_files, verify_sections
 from synbb.datasets.staging import staged_folder
 from synbb.errors import SynbbError
-from synbb.volumes import Box, open_volume
+from synbb.volumes import open_volume
 
 Progress = Callable[[int, int], None]
+
+
+PHANTOM_BLOCK = (32, 512, 512)  # voxels made anew at once to compare
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ def fetch(
         RunEnded: the disk is full.
     """
     dataset = find_dataset(name, load_manifest() if manifest is None else manifest)
+    if source is not None and not Path(source).is_dir():
+        raise SynbbError(f"{name}: --from {source} is not a folder; give the one that holds upstream's files")
     folder = Path(to) / name
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         return Fetched(folder, True, tuple(_verify(dataset, folder)))
@@ -71,10 +76,7 @@ def fetch(
         write_phantom(folder, PhantomSpec.from_dict(dataset.spec), progress=progress)
         return Fetched(folder, False, ("raw.zarr, synapses.zarr, synapses.csv, phantom.yaml",))
     if source is not None:
-        origin = Path(source)
-        if not origin.is_dir():
-            raise SynbbError(f"{name}: --from {source} is not a folder; give the one that holds upstream's files")
-        return _import(name, dataset, origin, folder)
+        return _import(name, dataset, Path(source), folder)
     base = dataset.source.base_url
     if base is None:
         raise SynbbError(
@@ -131,16 +133,18 @@ def _verify(dataset: Dataset, folder: Path) -> list[str]:
 
 
 def _verify_phantom(folder: Path) -> list[str]:
-    """Make a part of the phantom anew from its spec and compare."""
+    """Make the phantom anew from its spec, block by block, and compare every voxel."""
     spec = read_spec(folder)
-    middle = [n // 2 for n in spec.shape]
-    part = Box.of_shape((2, 96, 96), (middle[0], max(middle[1] - 48, 0), max(middle[2] - 48, 0))).intersect(spec.box)
-    assert part is not None  # the middle is inside
-    expected = render(spec, part)
-    for name, voxels in (("raw.zarr", expected.raw), ("synapses.zarr", (expected.synapse > 0).astype(np.uint8))):
-        volume = open_volume(folder / name)
-        if volume.shape != spec.shape or not np.array_equal(volume.read(part), voxels):
-            raise SynbbError(
-                f"{folder / name}: differs from what its spec gives (region {part}); remove {folder} and make it anew"
-            )
-    return [f"raw.zarr, synapses.zarr: as the spec gives them (region {part})"]
+    stored = {name: open_volume(folder / name) for name in ("raw.zarr", "synapses.zarr")}
+    for name, volume in stored.items():
+        if volume.shape != spec.shape:
+            raise SynbbError(f"{folder / name}: shape {volume.shape}, its spec says {spec.shape}; make it anew")
+    for part in spec.box.blocks(PHANTOM_BLOCK):
+        expected = render(spec, part)
+        voxels = {"raw.zarr": expected.raw, "synapses.zarr": (expected.synapse > 0).astype(np.uint8)}
+        for name, volume in stored.items():
+            if not np.array_equal(volume.read(part), voxels[name]):
+                raise SynbbError(
+                    f"{folder / name}: differs from what its spec gives (in {part}); remove {folder} and make it anew"
+                )
+    return ["raw.zarr, synapses.zarr: every voxel as the spec gives it"]

@@ -19,7 +19,7 @@ from synbb.evaluation.report import SCHEMA_VERSION, prepare_folder, write_object
 from synbb.evaluation.thresholds import as_probability, check_threshold, foreground, stored_threshold
 from synbb.evaluation.voxels import ScoreHistogram, score_volumes
 from synbb.evaluation.window import Window, common_window, reading_block
-from synbb.volumes.opening import open_volume
+from synbb.volumes.opening import open_labels, open_volume
 from synbb.volumes.storage import VoxelSizeMissingError
 from synbb.volumes.volume import Volume, placement
 
@@ -78,7 +78,7 @@ def evaluate_volumes(
         raise SynbbError("nothing to score: give --probabilities, --objects, or both")
     if against is not None and probabilities is None:
         raise SynbbError("--against is compared with --probabilities; give those too")
-    wanted = _open(truth, voxel_size)
+    wanted = _open(truth, voxel_size, open_labels)
     grey = None if raw is None else _open(raw, voxel_size)
     given = {"probabilities": probabilities, "against": against, "objects": objects}
     scored = {name: _open(source, voxel_size) for name, source in given.items() if source is not None}
@@ -138,15 +138,15 @@ def difference(one: Volume, other: Volume, window: Window) -> dict[str, float]:
     return {"mean": total / window.truth.size, "max": largest}
 
 
-def _open(source: Source, voxel_size: Sequence[float] | None) -> Volume:
+def _open(source: Source, voxel_size: Sequence[float] | None, opened: Callable[..., Volume] = open_volume) -> Volume:
     if isinstance(source, Volume):
         return source
     try:
-        return open_volume(source)
+        return opened(source)
     except VoxelSizeMissingError:
         if voxel_size is None:
             raise
-        return open_volume(source, voxel_size=voxel_size)
+        return opened(source, voxel_size=voxel_size)
 
 
 def _threshold(probabilities: Volume | None, given: float | None) -> tuple[float | None, str]:

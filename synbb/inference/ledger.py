@@ -183,8 +183,8 @@ class Ledger:
             )
         if state.header["fingerprint"] != fingerprint(fields):
             raise SynbbError(
-                f"{self.output}: belongs to another run; {_differences(state.header['plan'], fields)}. Predict with "
-                "what it was begun with, or remove it, or choose another output"
+                f"{self.output}: was begun with other settings; {_differences(state.header['plan'], fields)}. "
+                "Predict with what it was begun with, or remove it, or choose another output"
             )
         if os.fstat(self._file.fileno()).st_size != state.good_bytes:
             with disk_errors(self.path, KEPT):

@@ -155,7 +155,13 @@ class Pruner(ABC):
             hook.remove()
 
     def step(self) -> bool:
-        """Call once after each optimiser step that took place; True when the masks were chosen anew."""
+        """Call once after each optimiser step that took place; True when the masks were chosen anew.
+
+        Raises:
+            SynbbError: the pruner holds no model yet.
+        """
+        if not self._attached:
+            raise SynbbError("attach the pruner to a model first: pruner.attach(model, example_inputs, optimizer=...)")
         self._steps += 1
         self.activity.commit()
         refreshed = self.schedule.refreshes(self._steps)

@@ -20,7 +20,7 @@ from synbb.evaluation.labels import foreground_and_valid
 from synbb.schema import Settings
 from synbb.tasks.positives import index_positives
 from synbb.tasks.sampling import SampledVolume
-from synbb.volumes import Box, Volume, open_volume, placement
+from synbb.volumes import Box, Volume, open_labels, open_volume, placement
 from synbb.volumes.box import triple
 from synbb.volumes.resample import EDGE, WorkingView
 from synbb.volumes.statistics import Normalisation, measure_normalisation
@@ -144,7 +144,7 @@ class AnnotatedVolume:
         everywhere = Box.of_shape(extent.shape)
         if path is None or path == NEGATIVE:
             return None, everywhere
-        volume = open_volume(path, voxel_size=self.settings.voxel_size)
+        volume = open_labels(path, voxel_size=self.settings.voxel_size)
         box = placement(volume, whole).relative_to(extent.start)
         common = box.intersect(everywhere)
         if common is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from itertools import combinations, product
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
@@ -12,6 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from synbb.datasets import find_dataset, load_manifest
 from synbb.errors import SynbbError
 from synbb.evaluation.voxels import ScoreHistogram
 from synbb.inference.region import predict_region
@@ -23,12 +25,13 @@ from synbb.tasks.augment import Augmentation, augmentation, augmented
 from synbb.tasks.base import Batch, Validation
 from synbb.tasks.positives import MAX_POSITIVES
 from synbb.tasks.sampling import Patch, PatchSampler
+from synbb.volumes import Box
 from synbb.volumes.statistics import Normalisation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from synbb.volumes.box import Box, Triple
+    from synbb.volumes.box import Triple
 
 PositiveInt = Annotated[int, Field(gt=0)]
 FOREGROUND_PRIOR = 0.01
@@ -67,7 +70,21 @@ class SynapseData(Settings):
         double = {name for name in names if names.count(name) > 1}
         if double:
             raise ValueError(f"names must differ, but {', '.join(sorted(double))} stands more than once")
+        for one, other in combinations(self.volumes, 2):
+            if one.split != other.split and one.raw == other.raw:
+                _check_apart(one, other)
         return self
+
+
+def _check_apart(one: VolumeSettings, other: VolumeSettings) -> None:
+    """What is trained on may not be validated on or scored, nor the other way round."""
+    for first, second in product(one.regions, other.regions):
+        common = Box.parse(first).intersect(Box.parse(second))
+        if common is not None:
+            raise SynbbError(
+                f"data.volumes {one.name!r} ({one.split}) and {other.name!r} ({other.split}) share voxels {common} of "
+                f"{one.raw}: splits must lie apart, with a guard of at least the network's view between them"
+            )
 
 
 class UnetSettings(Settings):
@@ -120,6 +137,8 @@ class SynapseTask:
             SynbbError: anything about the data that does not fit, named.
         """
         self._check_model()
+        if self._data.dataset is not None:
+            find_dataset(self._data.dataset, load_manifest())
         stored = {
             fact["name"]: Normalisation.from_dict(fact["normalisation"]) for fact in (known or {}).get("volumes", [])
         }

@@ -27,8 +27,9 @@ from synbb.training.run import RunFolder
 from synbb.training.session import Session, make_fabric, make_session
 
 STOPPED_BY_SIGNAL = 75
-"""Exit status of a run that SIGTERM or SIGUSR1 ended: checkpointed, to be continued with ``--resume`` (EX_TEMPFAIL)."""
+"""Exit status of a run that a signal ended: checkpointed, to be continued with ``--resume`` (EX_TEMPFAIL)."""
 
+STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 RECORD_EVERY = 10
 
 Say = Callable[[str], None]
@@ -36,7 +37,7 @@ Progress = Callable[[int, int, str], None]
 
 
 class StoppedBySignal(RunEnded):
-    """SIGTERM or SIGUSR1 came: the step was finished and checkpointed."""
+    """SIGTERM, SIGUSR1 or Ctrl-C came: the step was finished and checkpointed."""
 
     exit_status = STOPPED_BY_SIGNAL
 
@@ -151,13 +152,15 @@ def _valid(session: Session, mask: Tensor | None) -> AbstractContextManager[None
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGUSR1 instead of dying of them; the loop looks after each step."""
+    """Collect signals instead of dying of them; the loop looks after each step. A second Ctrl-C ends it at once."""
     received: list[int] = []
 
     def remember(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and number in received:
+            raise KeyboardInterrupt
         received.append(number)
 
-    before = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.signal(number, remember) for number in STOPPING}
     try:
         yield received
     finally:

@@ -180,6 +180,10 @@ def _check_extent(region: Box, extent: Box) -> None:
 def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.device(name)
+    except RuntimeError:
+        raise SynbbError(f"--device {name}: no device that torch knows; use auto, cpu, cuda or cuda:N") from None
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise SynbbError(f"--device {name}: torch sees no GPU; use --device cpu")
     return name

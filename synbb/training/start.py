@@ -51,6 +51,8 @@ def start(
     try:
         for line in task.prepare(RunFolder.open(folder).data_facts() if resume else None):
             tell(line)
+        for line in _warnings(config):
+            tell(line)
         made = not (resume or joining)
         run = _create(folder, config, task) if made else RunFolder.open(folder)
         try:
@@ -84,6 +86,15 @@ def _create(folder: Path, config: RunConfig, task: SynapseTask) -> RunFolder:
         "threads": torch.get_num_threads(),
     }
     return RunFolder.create(folder, config, task=config.task, data=task.facts(), machine=machine)
+
+
+def _warnings(config: RunConfig) -> list[str]:
+    """What is allowed and seldom meant."""
+    ramp = round(config.pruning.ramp * config.training.steps)
+    if config.pruning.method == "none" or config.pruning.density == 1 or ramp >= 4 * config.pruning.refresh:
+        return []
+    jumps = f"a ramp of {ramp} steps has a refresh every {config.pruning.refresh}"
+    return [f"the density falls in few jumps: {jumps}; lower pruning.refresh or train for more steps"]
 
 
 def _nothing(_: str) -> None:

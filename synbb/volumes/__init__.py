@@ -1,7 +1,7 @@
 """Volumes of any size on disk: boxes, reading and writing, resampling, statistics, streaming."""
 
 from synbb.volumes.box import Box
-from synbb.volumes.opening import open_volume
+from synbb.volumes.opening import open_labels, open_volume
 from synbb.volumes.resample import WorkingView, upsample_to_source, upsampling_support
 from synbb.volumes.statistics import Normalisation, measure_normalisation
 from synbb.volumes.stream import CacheCounters, ChunkCache
@@ -18,6 +18,7 @@ __all__ = [
     "WritableVolume",
     "create_volume",
     "measure_normalisation",
+    "open_labels",
     "open_volume",
     "placement",
     "upsample_to_source",

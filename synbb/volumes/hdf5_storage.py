@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CREMI_RAW = "volumes/raw"
+CREMI_CLEFTS = "volumes/labels/clefts"
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
 VIRTUAL_CHUNKS = (32, 256, 256)  # for datasets stored in one piece, of which any part is read cheaply
 

@@ -13,7 +13,7 @@ import zarr
 from synbb.errors import SynbbError
 from synbb.volumes.box import Box, Nanometres
 from synbb.volumes.checked_store import local_store
-from synbb.volumes.hdf5_storage import CREMI_RAW, SUFFIXES, open_hdf5_storage, split_dataset, three_floats
+from synbb.volumes.hdf5_storage import CREMI_CLEFTS, CREMI_RAW, SUFFIXES, open_hdf5_storage, split_dataset, three_floats
 from synbb.volumes.image_stack import PNG, TIFF, open_folder, open_multipage, section_files
 from synbb.volumes.ome import OmeImage, OmeLevel, read_image
 from synbb.volumes.storage import Storage, check_voxel_size, no_voxel_size, plain_dtype, unreadable
@@ -56,6 +56,22 @@ def open_volume(path: str | Path, *, dataset: str | None = None, voxel_size: Seq
         f"{given}: no format that is read. Those are: zarr, HDF5 ({', '.join(SUFFIXES)}), "
         "a folder of TIFF or PNG sections, a TIFF file of many pages"
     )
+
+
+def open_labels(path: str | Path, *, voxel_size: Sequence[float] | None = None) -> Volume:
+    """Open an annotation: as :func:`open_volume`, but an HDF5 file without a dataset name means CREMI's clefts.
+
+    Raises:
+        SynbbError: as :func:`open_volume`, or the volume says of itself that it holds grey values.
+    """
+    file, inner = split_dataset(str(path))
+    where = Path(file)
+    if inner is None and where.is_file() and (where.suffix.lower() in SUFFIXES or h5py.is_hdf5(where)):
+        inner = CREMI_CLEFTS
+    volume = open_volume(file, dataset=inner, voxel_size=voxel_size)
+    if volume.attributes.get("kind") == "raw":
+        raise SynbbError(f"{path} holds grey values (its metadata say kind: raw), not labels; name the annotation")
+    return volume
 
 
 def _hint(where: Path) -> str:

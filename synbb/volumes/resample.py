@@ -212,7 +212,7 @@ def _choose_level(volume: Volume, wanted: Nanometres, tolerance: float, *, resam
         raise SynbbError(
             f"{volume.path}: sections of {wanted[0]:g} nm are asked for (working voxel size {_text(wanted)} nm), "
             f"stored are {stored}, which differs by more than {tolerance:.0%}; choose a matching voxel size, "
-            "or allow resampling across sections (resample_z)"
+            "or allow resampling across sections (--resample-z)"
         )
     return best
 

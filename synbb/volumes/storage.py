@@ -145,5 +145,6 @@ class VoxelSizeMissingError(SynbbError):
 def no_voxel_size(path: str) -> SynbbError:
     """The error for a file that does not say how large its voxels are."""
     return VoxelSizeMissingError(
-        f"{path}: the file states no voxel size; give it in nm as z,y,x (for example --voxel-size 50,4,4)"
+        f"{path}: the file states no voxel size; give it in nm as z, y, x "
+        "(--voxel-size 50,4,4; in a config voxel_size: [50, 4, 4])"
     )

@@ -170,6 +170,32 @@ def test_a_volume_without_contrast(cli: Cli, data: Path, output: Path) -> None:
     assert_refused(cli("train", file, "--output", output), output, "blank.zarr", "no tissue")
 
 
+def test_splits_that_share_voxels(cli: Cli, data: Path, output: Path) -> None:
+    file = with_volumes(data, lambda v: v[1].update(regions=["0:8,16:64,0:64"]))
+    assert_refused(cli("train", file, "--output", output), output, "'top'", "'bottom'", "0:8,16:32,0:64", "apart")
+
+
+def test_grey_values_given_as_labels(cli: Cli, data: Path, output: Path) -> None:
+    write_volume(data / "grey.zarr", grey_and_labels()[0], attributes={"kind": "raw"})
+    file = with_volumes(data, lambda v: v[0].update(labels=str(data / "grey.zarr")))
+    assert_refused(cli("train", file, "--output", output), output, "grey.zarr", "grey values", "'top'")
+
+
+def test_labels_in_an_hdf5_file_are_the_clefts(cli: Cli, data: Path, output: Path) -> None:
+    with h5py.File(data / "sample.hdf", "w") as file:
+        file["volumes/raw"] = grey_and_labels()[0]
+        file["volumes/raw"].attrs["resolution"] = (40.0, 8.0, 8.0)
+    given = with_volumes(data, lambda v: v[0].update(labels=str(data / "sample.hdf")))
+    assert_refused(
+        cli("train", given, "--output", output), output, "sample.hdf", "volumes/labels/clefts", "volumes/raw"
+    )
+
+
+def test_an_unknown_dataset(cli: Cli, data: Path, output: Path) -> None:
+    ended = cli("train", write_config(data), "data.dataset=phantomm", "--output", output)
+    assert_refused(ended, output, "'phantomm'", "'phantom'")
+
+
 def test_overrides_that_are_none(cli: Cli, data: Path, output: Path) -> None:
     assert_refused(cli("train", write_config(data), "steps", "--output", output), output, "'steps'", "key=value")
 
@@ -294,6 +320,7 @@ def test_weights_that_do_not_exist(cli: Cli, finished: Path, raw: Path, output: 
         (["--precision", "8"], ["precision", "'8'", "bf16"]),
         (["--dtype", "int9"], ["dtype", "int9", "uint8"]),
         (["--device", "cuda:7"], ["--device cuda:7", "cpu"]),
+        (["--device", "tpu"], ["--device tpu", "cpu"]),
     ],
 )
 def test_wrong_options_of_predict(

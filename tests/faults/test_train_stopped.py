@@ -86,7 +86,7 @@ def test_killed_and_resumed_is_bit_identical(
     assert not list(run.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_finishes_the_step_and_checkpoints(
     folder: Path, synbb: Processes, undisturbed: Path, number: signal.Signals
 ) -> None:

@@ -402,3 +402,8 @@ def test_the_default_network_end_to_end():
     train(net, pruner, made, range(6), shape=(2, 1, 2, 16, 16))
     assert pruner.density() == 0.25
     assert set(pruner.layer_densities().values()) == {0.25}
+
+
+def test_a_step_before_attach_says_what_to_do():
+    with pytest.raises(SynbbError, match="attach"):
+        BudgetedBroadcast(0.5, warmup=1, ramp=1).step()

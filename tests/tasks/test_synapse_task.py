@@ -202,7 +202,7 @@ def test_what_was_found_is_said(folder: Path) -> None:
 
 def test_a_validation_split_without_foreground_is_an_error_before_training(folder: Path) -> None:
     volumes = config(folder).plain()["data"]["volumes"]
-    volumes[1]["regions"] = ["0:1,0:32,0:64"]
+    volumes[1]["regions"] = ["0:1,32:64,0:64"]
     with pytest.raises(SynbbError, match=r"validation split \(bottom\) holds no foreground"):
         task(folder, data__volumes=volumes)
 
