@@ -22,7 +22,8 @@ def list_datasets() -> None:
 
     from synbb.datasets import load_manifest
 
-    table = Table("name", "what", "voxel size (nm)", "licence", "source", show_lines=True)
+    table = Table("name", "what", "voxel size (nm)", "licence", show_lines=True)
+    table.add_column("source", overflow="fold")  # an address that is cut cannot be copied
     for name, dataset in load_manifest().items():
         size = " x ".join(f"{v:g}" for v in dataset.voxel_size) if dataset.voxel_size else "-"
         table.add_row(name, dataset.title, size, dataset.licence, dataset.source.homepage)

@@ -91,7 +91,7 @@ def predict(
         attributes = {"region": str(covered), "extent": str(extent)}  # in voxels of the input as it is on disk
     facts = run.data_facts()
     normalisation, origin = _normalisation(facts, volume, config.data.percentiles, invert)
-    say(f"normalisation: grey {normalisation}, {origin}")
+    say(f"normalisation: {origin}")
     task = make_task(config)
     net = task.build_model()
     load_weights(run.weights_file(which), net)
