@@ -9,9 +9,14 @@ from typing import Any
 import hypothesis
 import pytest
 
+from synbb.cli.console import console
+
 # Examples on a shared machine may take any time; what they find must not depend on it.
 hypothesis.settings.register_profile("synbb", deadline=None)
 hypothesis.settings.load_profile("synbb")
+
+# What commands print is compared whole, whatever terminal the tests run in.
+console.width = 200
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -93,7 +93,7 @@ class Ledger:
     """The open ledger of one output; one process at a time holds it. Use as a context manager.
 
     Raises:
-        SynbbError: on opening, when the output belongs to another run or to none that is known, when its plan has
+        SynbbError: on opening, when the output belongs to none that is known, when its plan has
             changed (the message names what), when the ledger is damaged, or when another process is writing.
         RunEnded: the disk is full.
     """

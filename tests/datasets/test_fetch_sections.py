@@ -82,6 +82,9 @@ def test_fetch_writes_volumes_and_a_second_one_does_nothing(
     assert np.array_equal(raw.read(raw.box), voxels[0])
     assert np.array_equal(labels.read(labels.box), voxels[1] > 0)
     changed = [path.stat().st_mtime_ns for path in sorted(first.folder.rglob("*"))]
+    with pytest.raises(SynbbError, match="nowhere is not a folder"):
+        fetch("mini", source=tmp_path / "nowhere", to=tmp_path / "data", manifest=manifest)
+    (tmp_path / "not looked at").mkdir()
     second = fetch("mini", source=tmp_path / "not looked at", to=tmp_path / "data", manifest=manifest)
     assert second.current
     assert changed == [path.stat().st_mtime_ns for path in sorted(first.folder.rglob("*"))]

@@ -127,7 +127,7 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_polite_end_is_resumable_too(raw: Path, undisturbed: np.ndarray, tmp_path: Path, number: int) -> None:
     output = tmp_path / "out.zarr"
-    victim = start(raw, output, pause=0.03)
+    victim = start(raw, output, pause=0.3)  # on a busy machine the signal comes late
     wait_for_marks(victim, output, 3)
     assert victim.process.pid is not None
     os.kill(victim.process.pid, number)
@@ -190,7 +190,7 @@ def test_the_output_of_another_plan_is_left_alone(raw: Path, tmp_path: Path) -> 
     before = voxels(output)
     refused = run(other, output)
     assert refused.status == 2
-    assert "belongs to another run" in refused.text
+    assert "was begun with other settings" in refused.text
     assert "input_path was" in refused.text
     assert "Traceback" not in refused.text
     np.testing.assert_array_equal(voxels(output), before)

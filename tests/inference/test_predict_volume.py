@@ -165,7 +165,7 @@ def test_verification_finds_and_repairs_what_was_damaged(raw: Volume, tmp_path: 
 def test_another_plan_is_refused(raw: Volume, tmp_path: Path, changed: dict[str, Any], name: str) -> None:
     predict(raw, tmp_path / "out.zarr", write_block=(9, 64, 64))
     before = ledger_path(tmp_path / "out.zarr").read_bytes()
-    with pytest.raises(SynbbError, match=rf"belongs to another run; .*{name} was .*, is now"):
+    with pytest.raises(SynbbError, match=rf"was begun with other settings; .*{name} was .*, is now"):
         predict(raw, tmp_path / "out.zarr", **{"write_block": (9, 64, 64), **changed})
     assert ledger_path(tmp_path / "out.zarr").read_bytes() == before
 

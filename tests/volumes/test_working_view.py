@@ -107,7 +107,7 @@ def test_incomplete_last_voxel_is_the_mean_of_what_exists(volume, grey):
 
 
 def test_another_section_thickness_is_refused(volume):
-    with pytest.raises(SynbbError, match=r"sections of 40 nm.*stored are 50 x 4 x 6 nm.*resample_z"):
+    with pytest.raises(SynbbError, match=r"sections of 40 nm.*stored are 50 x 4 x 6 nm.*resample-z"):
         WorkingView(volume, (40, 4, 6))
 
 
