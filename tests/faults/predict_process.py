@@ -7,6 +7,7 @@ exits like the command line: 2 for a user's mistake, 3 for a run that had to end
 from __future__ import annotations
 
 import resource
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -57,6 +58,8 @@ def announce_reads() -> None:
 
 def main(raw: str, output: str, log: str, pause: float = 0.0, file_limit: int = 0) -> None:
     """Predict ``raw``; ``file_limit`` is the most bytes that a file of this process may have."""
+    # A shell ignores Ctrl-C for what it starts in the background, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with open(log, "w", buffering=1) as stream:
         sys.stdout = sys.stderr = stream
         status = predict(raw, output, pause, file_limit)
