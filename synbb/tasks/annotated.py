@@ -34,7 +34,6 @@ NEGATIVE = "none"
 SCANNED = (32, 512, 512)  # voxels looked at together
 GREY_KEYS = ("raw", "extent", "voxel_size", "invert")
 TINY = 1e-4  # rounding of float32 sums of weights
-LABEL_BLOCK = (64, 512, 512)  # voxels of raw read at once in passes over labels
 
 Mask = NDArray[np.bool_]
 
@@ -283,9 +282,11 @@ class AnnotatedVolume:
 
     def object_sizes(self) -> NDArray[np.float64]:
         """Volume in nm³ of each annotated object (26-connected) within the regions."""
+        if self._labels is None:
+            return np.zeros(0)
         voxel = float(np.prod(self.raw.voxel_size))
         found = [
-            find_components(lambda box: (self.truth(box)[0], None), region, LABEL_BLOCK).table.voxels * voxel
+            find_components(lambda box: (self.truth(box)[0], None), region, SCANNED).table.voxels * voxel
             for region in self.regions
         ]
         return np.concatenate(found)

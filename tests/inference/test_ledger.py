@@ -23,10 +23,8 @@ def mark(number: int) -> Mark:
     return Mark.of(number, Box.of_shape((2, 2, 2), (2 * number, 0, 0)), BLOCK + number)
 
 
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
-    """An output with a ledger of three marks."""
-    where = tmp_path / "out.zarr"
+def with_three_marks(where: Path) -> Path:
+    """Make an output at ``where`` with a ledger of three marks."""
     with Ledger(where, PLAN) as ledger:
         where.mkdir()
         (where / "zarr.json").write_text("{}")
@@ -34,6 +32,11 @@ def output(tmp_path: Path) -> Path:
         for number in range(3):
             ledger.mark(mark(number))
     return where
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return with_three_marks(tmp_path / "out.zarr")
 
 
 def test_a_ledger_remembers(output: Path) -> None:
@@ -60,13 +63,7 @@ def test_whatever_is_cut_off_the_end_a_restart_goes_on(data: st.DataObject) -> N
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        where = Path(folder) / "out.zarr"
-        with Ledger(where, PLAN) as ledger:
-            where.mkdir()
-            (where / "zarr.json").write_text("{}")
-            ledger.record_creation()
-            for number in range(3):
-                ledger.mark(mark(number))
+        where = with_three_marks(Path(folder) / "out.zarr")
         content = ledger_path(where).read_bytes()
         header = content.index(b"\n") + 1
         kept = data.draw(st.integers(header, len(content)))
