@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from synbb.errors import SynbbError
 from synbb.schema import Settings, validated
 from synbb.tasks.synapse import SynapseData, UnetSettings
+from synbb.training.pruning import PruningSettings
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -50,44 +50,6 @@ class TrainingSettings(Settings):
     calibration_patches: Annotated[int, Field(ge=50)] = 64
     loader_threads: Positive = 1
     prefetch: Positive = 8
-
-
-class PruningSettings(Settings):
-    """How the network is pruned.
-
-    Attributes:
-        method: ``bb`` (Budgeted Broadcast), ``magnitude``, ``random``, or ``none``.
-        density: share of live connections in the masked layers at the end; 1 trains the dense control.
-        actuator: Budgeted Broadcast prunes a unit's ``fan_out``, its ``fan_in``, or the intersection of ``both``.
-        connection: a ``kernel`` slice or a single ``weight``.
-        scope: meet the density in each ``layer`` or over the ``network``.
-        beta: log-odds that one unit of relative degree is worth.
-        minimum: least connections of a unit within a scope.
-        warmup: share of ``training.steps`` that is dense.
-        ramp: share of ``training.steps`` over which the density falls; the masks are final after it.
-        refresh: steps between two choices of masks.
-        exclude: patterns of layers to leave unmasked, beside the first layer and the head.
-    """
-
-    method: Literal["bb", "magnitude", "random", "none"] = "bb"
-    density: Annotated[float, Field(gt=0, le=1)] = 0.25
-    actuator: Literal["fan_in", "fan_out", "both"] = "fan_in"
-    connection: Literal["kernel", "weight"] = "kernel"
-    scope: Literal["layer", "network"] = "layer"
-    beta: Annotated[float, Field(gt=0)] = 6.67
-    minimum: Annotated[int, Field(ge=0)] = 1
-    warmup: Fraction = 0.15
-    ramp: Fraction = 0.45
-    refresh: Positive = 25
-    exclude: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _check(self) -> PruningSettings:
-        if self.warmup + self.ramp > 1:
-            raise ValueError(
-                f"warmup {self.warmup} + ramp {self.ramp} is beyond the end of training; keep it at most 1"
-            )
-        return self
 
 
 class RunConfig(Settings):

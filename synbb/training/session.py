@@ -11,11 +11,12 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from synbb.errors import SynbbError, disk_errors
-from synbb.pruning import BudgetedBroadcast, Magnitude, Pruner, RandomMask
+from synbb.pruning import Pruner
 from synbb.tasks.base import Task
 from synbb.training.checkpoint import RESUME
-from synbb.training.config import PruningSettings, RunConfig, TrainingSettings
+from synbb.training.config import RunConfig, TrainingSettings
 from synbb.training.events import EventFile
+from synbb.training.pruning import make_pruner
 from synbb.training.run import RunFolder
 
 
@@ -112,24 +113,3 @@ def one_cycle(optimizer: torch.optim.Optimizer, settings: TrainingSettings) -> t
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, settings.steps, pct_start=warmup, cycle_momentum=False
     )
-
-
-def make_pruner(settings: PruningSettings, steps: int, seed: int) -> Pruner | None:
-    """The pruner that the settings ask for; None for method ``none``."""
-    options: dict[str, Any] = {
-        "warmup": round(settings.warmup * steps),
-        "ramp": round(settings.ramp * steps),
-        "refresh": settings.refresh,
-        "connection": settings.connection,
-        "scope": settings.scope,
-        "exclude": settings.exclude,
-    }
-    if settings.method == "bb":
-        return BudgetedBroadcast(
-            settings.density, actuator=settings.actuator, beta=settings.beta, minimum=settings.minimum, **options
-        )
-    if settings.method == "magnitude":
-        return Magnitude(settings.density, **options)
-    if settings.method == "random":
-        return RandomMask(settings.density, seed=seed, **options)
-    return None
