@@ -21,11 +21,15 @@ FLOORS = {
     "inference": 2,
     "tasks": 2,
     "training": 3,
+    "experiments": 3,
     "cli": 4,
     "__main__": 5,
 }
 # Rooms on one floor that may know each other, and why.
-SAME_FLOOR = {("tasks", "inference")}  # a task scores by predicting blocks
+SAME_FLOOR = {
+    ("tasks", "inference"),  # a task scores by predicting blocks
+    ("experiments", "training"),  # a study is many trainings
+}
 WITHOUT_TORCH = {"volumes", "evaluation", "datasets"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -7,65 +7,119 @@ from typing import Annotated, Any
 
 import typer
 
+LAYER_COLUMNS = ("connections", "density", "on-rate", "spread", "traffic", "units", "dead")
+
 
 def command(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]) -> None:
-    """Show what pruning did, layer by layer: realised density, on-rates, traffic, dead units."""
+    """Show what pruning did, layer by layer, and how the network codes held-out data; dense runs too."""
     from synbb.cli.console import console
     from synbb.training.run import RunFolder
 
-    values = RunFolder.open(run).pruning_report()
-    console.print(_table(values))
-    for line in _lines(values):
+    folder = RunFolder.open(run)
+    values = folder.pruning_report()
+    console.print(_layers(values))
+    for line in _lines(values, folder.records("refresh")):
         console.print(line, markup=False)
+    console.print()
+    console.print(_coding(values))
+    if values["fits"]:
+        console.print(_fits(values))
 
 
-def _table(values: dict[str, Any]) -> Any:
+def _table(title: str, first: str, columns: tuple[str, ...]) -> Any:
     from rich import box
     from rich.table import Table
 
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1),
-        title_justify="left",
-        title=f"{values['method']}, step {values['steps']}, masks {'final' if values['final'] else 'not final'}",
-    )
-    table.add_column("masked layer", overflow="fold")
-    for name in ("connections", "density", "on-rate", "spread", "traffic", "units", "dead"):
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title_justify="left", title=title)
+    table.add_column(first, overflow="fold")
+    for name in columns:
         table.add_column(name, justify="right")
+    return table
+
+
+def _layers(values: dict[str, Any]) -> Any:
+    if any(layer["masked"] for layer in values["layers"]):
+        state = f"masks {'final' if values['final'] else 'not final'}"
+    else:
+        state = "no layer is masked; on-rates of held-out data"
+    table = _table(f"{values['method']}, step {values['steps']}, {state}", "layer", LAYER_COLUMNS)
     for layer in values["layers"]:
         table.add_row(
             layer["name"],
             f"{layer['connections']:,}",
-            f"{layer['density']:.4f}",
+            f"{layer['density']:.4f}" if layer["masked"] else "not masked",
             _number(layer["on_rate"]),
             _number(layer["on_rate_spread"]),
-            f"{layer['traffic']:,.1f}",
+            _number(layer["traffic"], ",.1f"),
             str(layer["units"]),
             str(layer["dead"]),
         )
     return table
 
 
-def _lines(values: dict[str, Any]) -> list[str]:
-    fit = values["fit"]
-    density = (
-        f"density {values['density']:.4f} over the masked layers, which hold {values['masked_share']:.1%} of the "
-        f"weights; {values['whole_density']:.4f} of all weights are live"
-    )
-    traffic = (
-        f"traffic {values['traffic']:,.0f}, coding entropy {_number(values['entropy'])} bit a unit, "
-        f"{values['dead']} of {values['units']} units dead (first layers included), "
-        f"regrown at the last refresh {values['churn']:.4f}"
-    )
-    lines = [density, traffic]
-    if fit["slope"] is not None:
+def _lines(values: dict[str, Any], refreshes: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    if values["masked_share"]:
         lines.append(
-            f"balance fit: log((1-a)/a) = {fit['slope']:.2f} x relative {values['fit_degree']} + c, "
-            f"R² {fit['r_squared']:.2f} over {fit['unclipped']} units ({fit['clipped_share']:.0%} clipped)"
+            f"density {values['density']:.4f} over the masked layers, which hold {values['masked_share']:.1%} of the "
+            f"weights; {values['whole_density']:.4f} of all weights are live"
+        )
+    if values["dense_macs"]:
+        lines.append(
+            f"{values['macs']:,} multiply-accumulates in a training patch, {values['macs'] / values['dense_macs']:.4f} "
+            "of the dense ones"
+        )
+    lines.append(f"{values['dead']} of {values['units']} units dead (first layers included)")
+    if refreshes:
+        churn = [row["churn"] for row in refreshes]
+        half = len(churn) // 2
+        lines.append(
+            f"regrown per refresh: {_mean(churn[: half or 1]):.4f} in the first half of {len(churn)} refreshes, "
+            f"{_mean(churn[half:]):.4f} in the second, {churn[-1]:.4f} at the last"
         )
     return lines
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _coding(values: dict[str, Any]) -> Any:
+    """Training figures beside held-out ones."""
+    held_out = values["held_out"]
+    title = "coding of the units"
+    if held_out is not None:
+        title += f"; held-out: {held_out['inputs']} validation samples, evaluation mode, on where h > 0"
+    table = _table(title, "figure", ("training", "held-out"))
+    other = held_out or {}
+    table.add_row("coding entropy, bit a unit", _number(values["entropy"]), _number(other.get("entropy")))
+    table.add_row("traffic", _number(values["traffic"], ",.1f"), _number(other.get("traffic"), ",.1f"))
+    table.add_row("mean |correlation| of units", "", _number(other.get("correlation")))
+    table.add_row("share of units that never vary", "", _number(other.get("constant")))
+    table.add_row("participation ratio / units", "", _number(other.get("participation")))
+    return table
+
+
+def _fits(values: dict[str, Any]) -> Any:
+    """How well the law holds, on the degree it was solved for and on the other."""
+    table = _table(
+        "balance fit: log((1-a)/a) = slope x relative degree + c", "degree", ("slope", "R²", "units", "clipped")
+    )
+    for which, fit in values["fits"].items():
+        law = " (solved for)" if which in values["actuated"] else ""
+        found = {"training": fit}
+        if values["held_out"] is not None:
+            found["held-out"] = values["held_out"]["fits"][which]
+        for where, each in found.items():
+            table.add_row(
+                f"{which.replace('_', '-')}{law}, {where} on-rates",
+                _number(each["slope"], ".2f"),
+                _number(each["r_squared"]),
+                str(each["unclipped"]),
+                f"{each['clipped_share']:.0%}",
+            )
+    return table
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _number(value: float | None, form: str = ".3f") -> str:
+    return "-" if value is None else format(value, form)

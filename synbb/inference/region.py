@@ -18,7 +18,7 @@ from synbb.volumes.resample import WorkingView
 from synbb.volumes.statistics import Normalisation
 
 
-def predict_region(
+def region_probabilities(
     net: nn.Module,
     view: WorkingView,
     normalisation: Normalisation,
@@ -27,8 +27,8 @@ def predict_region(
     stride: Sequence[int],
     halo: Sequence[int],
     device: str | torch.device = "cpu",
-) -> Iterator[tuple[Box, NDArray[np.uint8]]]:
-    """Yield (box, probabilities) over ``region``: just what :func:`predict_volume` would write there.
+) -> Iterator[tuple[Box, NDArray[np.float32]]]:
+    """Yield (box, probabilities) over ``region``.
 
     Args:
         net: maps (N, 1, Z, Y, X) to logits of the same shape; its modes are given back.
@@ -40,7 +40,7 @@ def predict_region(
         device: where the network runs.
 
     Yields:
-        A box in level-0 voxels and round(255 p) in it, uint8, z y x.
+        A box in level-0 voxels and the probabilities in it, float32, z y x.
     """
     scale = view.scale
     block = default_write_block(region, scale, halo, stride)
@@ -49,4 +49,20 @@ def predict_region(
         for batch in plan.batches(network.batch):
             arrays = [read_block(view, plan, each, normalisation) for each in batch]
             for each, logits in zip(batch, network.logits(arrays), strict=True):
-                yield each.write, quantise(block_probabilities(logits, each, plan))
+                yield each.write, block_probabilities(logits, each, plan)
+
+
+def predict_region(
+    net: nn.Module,
+    view: WorkingView,
+    normalisation: Normalisation,
+    region: Box,
+    *,
+    stride: Sequence[int],
+    halo: Sequence[int],
+    device: str | torch.device = "cpu",
+) -> Iterator[tuple[Box, NDArray[np.uint8]]]:
+    """As :func:`region_probabilities`, but round(255 p), uint8: just what :func:`predict_volume` would write there."""
+    found = region_probabilities(net, view, normalisation, region, stride=stride, halo=halo, device=device)
+    for box, probabilities in found:
+        yield box, quantise(probabilities)

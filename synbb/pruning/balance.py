@@ -7,11 +7,17 @@ way round, in relative degrees kappa_i = k_i / K_i and with an offset d0 that th
     kappa_i = clip(d0 + (1 / beta) log((1 - a_i) / a_i), kappa_min, 1)
 
 Any non-negative cost of the degrees grows with d0, so a budget is met by bisection on d0; density is *not* monotone in
-beta, which therefore stays what the user set.
+beta, which therefore stays what the user set (or what :mod:`synbb.pruning.feedback` moves it to between refreshes).
+
+:class:`Law` is what the actuators know of it: relative degrees as a function of one parameter that the budget
+determines. There are two: :class:`Balance`, where that parameter is d0, and :class:`LocalBudget`, where it is tau.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +26,7 @@ from numpy.typing import NDArray
 from synbb.errors import SynbbError
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 RATE_FLOOR = 1e-6
 """On-rates are kept this far from 0 and 1, so that units never or always on get a finite log-odds."""
@@ -27,6 +34,9 @@ RATE_FLOOR = 1e-6
 
 LEAST_UNITS = 10
 """Unclipped units that a group must have for its fit to say something."""
+
+HALVINGS = 80
+"""Of the range of d0: to the last bit of a float64."""
 
 FLAT = 1e-12
 """Variance of log-odds or relative degrees below which there is nothing to fit."""
@@ -59,8 +69,82 @@ def degrees(odds: Floats, capacities: Floats, offset: float, beta: float, minimu
     return np.clip((offset + odds / beta) * capacities, np.minimum(minimum, capacities), capacities)
 
 
-def solve_offset(odds: Floats, capacities: Floats, budget: float, beta: float, minimum: Floats | float = 1.0) -> float:
-    """The offset d0 at which the degrees of the law sum to ``budget`` connections, by bisection.
+class Law(ABC):
+    """Degrees of units as a function, nowhere falling, of one parameter."""
+
+    @abstractmethod
+    def degrees(self, units: Integers, capacities: Floats, minimum: float, parameter: float) -> Floats:
+        """Real-valued degree of each row, within [``minimum``, K_i].
+
+        Args:
+            units: unit of each row, shape (rows,).
+            capacities: K_i of each row.
+            minimum: least degree, in connections.
+            parameter: of the law.
+        """
+
+    @abstractmethod
+    def bounds(self) -> tuple[float, float]:
+        """Parameters at which every row has its least and its full degree."""
+
+
+@dataclass(frozen=True)
+class Balance(Law):
+    """The selectivity-audience balance; the parameter is d0.
+
+    Attributes:
+        odds: log((1 - a_i) / a_i) of each unit, shape (units,).
+        beta: strength of the law.
+    """
+
+    odds: Floats
+    beta: float
+
+    def degrees(self, units: Integers, capacities: Floats, minimum: float, parameter: float) -> Floats:
+        """See :func:`degrees`."""
+        return degrees(self.odds[units], capacities, parameter, self.beta, minimum)
+
+    def bounds(self) -> tuple[float, float]:
+        """All clipped below, all clipped above."""
+        span = float(np.abs(self.odds).max(initial=0.0)) / self.beta + 1.0
+        return -span, span
+
+
+@dataclass(frozen=True)
+class LocalBudget(Law):
+    """Each unit's own traffic budget: a_i kappa_i <= tau, and nothing is asked of units below it.
+
+    The parameter is tau, in relative traffic (on-rate times relative degree), so that it carries over between layers.
+
+    Attributes:
+        rates: a_i of each unit, shape (units,).
+    """
+
+    rates: Floats
+
+    def degrees(self, units: Integers, capacities: Floats, minimum: float, parameter: float) -> Floats:
+        """k_i = K_i min(1, tau / a_i), clipped."""
+        rates = np.clip(np.nan_to_num(self.rates[units], nan=0.5), RATE_FLOOR, 1.0)
+        return np.clip(capacities * parameter / rates, np.minimum(minimum, capacities), capacities)
+
+    def bounds(self) -> tuple[float, float]:
+        """No traffic; all that is possible."""
+        return 0.0, 1.0
+
+
+def bisect(cost: Callable[[float], float], low: float, high: float, budget: float, halvings: int) -> float:
+    """The parameter in [``low``, ``high``] at which a ``cost`` that nowhere falls reaches ``budget``."""
+    for _ in range(halvings):
+        middle = 0.5 * (low + high)
+        if cost(middle) < budget:
+            low = middle
+        else:
+            high = middle
+    return 0.5 * (low + high)
+
+
+def solve(law: Law, units: Integers, capacities: Floats, budget: float, minimum: float = 1.0) -> float:
+    """The parameter of ``law`` at which the degrees of all rows sum to ``budget`` connections.
 
     Raises:
         SynbbError: the budget lies below the minimum degrees or above the dense degrees.
@@ -70,17 +154,19 @@ def solve_offset(odds: Floats, capacities: Floats, budget: float, beta: float, m
     if not least - 0.5 <= budget <= most + 0.5:
         raise SynbbError(
             f"a budget of {budget:.0f} connections is out of reach: {len(capacities)} units take at least {least:.0f} "
-            f"(minimum degree) and at most {most:.0f}; choose a density between {least / most:.4f} and 1"
+            f"(minimum degree) and at most {most:.0f}; choose a density between {least / most:.4f} and 1, or a smaller "
+            "minimum"
         )
-    span = float(np.abs(odds).max(initial=0.0)) / beta + 1.0
-    low, high = -span, span
-    for _ in range(80):
-        middle = 0.5 * (low + high)
-        if degrees(odds, capacities, middle, beta, minimum).sum() < budget:
-            low = middle
-        else:
-            high = middle
-    return 0.5 * (low + high)
+
+    def cost(parameter: float) -> float:
+        return float(law.degrees(units, capacities, minimum, parameter).sum())
+
+    return bisect(cost, *law.bounds(), budget, HALVINGS)
+
+
+def solve_offset(odds: Floats, capacities: Floats, budget: float, beta: float, minimum: float = 1.0) -> float:
+    """The offset d0 at which the degrees of the balance sum to ``budget`` connections; see :func:`solve`."""
+    return solve(Balance(odds, beta), np.arange(len(odds)), capacities, budget, minimum)
 
 
 def apportion(real_degrees: Floats, total: int) -> NDArray[np.int64]:

@@ -3,6 +3,9 @@
 The pruner owns mask and latent weights. The model's parameters hold the masked values, under their usual names, so
 stock modules that read a weight directly, fused kernels and users' checkpoints all see the pruned network. What a cut
 weight was is kept here, untouched by the optimiser, and comes back when the connection is chosen again.
+
+:class:`Pruner` knows when masks change, what a choice may look at and how masks are kept; its subclasses know which
+connections survive: the rule (:mod:`synbb.pruning.broadcast`), its controls, its rivals, and whole units.
 """
 
 from __future__ import annotations
@@ -19,71 +22,151 @@ from torch import Tensor, nn
 
 from synbb.errors import SynbbError
 from synbb.pruning.activity import OnRates
-from synbb.pruning.actuators import Actuator, ConnectionTable, Scope, keep_balanced, keep_strongest
-from synbb.pruning.schedule import CubicSchedule
+from synbb.pruning.actuators import Budget, ConnectionTable, Scope, pattern_eligible
+from synbb.pruning.allocation import Allocation, Currency, connection_costs, erk_proportions, shares_in_proportion
+from synbb.pruning.evidence import Evidence, Gradients, InputNorms, Need, connection_norms
+from synbb.pruning.feedback import LayerFeedback
+from synbb.pruning.masks import apply_masks, check_masks
+from synbb.pruning.schedule import CubicSchedule, FromStart, Schedule
 from synbb.pruning.wiring import TracedLayer, Wiring, trace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch.utils.hooks import RemovableHandle
 
+    from synbb.pruning.balance import Floats
+
 Connection = Literal["kernel", "weight"]
+Revival = Literal["latent", "zero"]
 
 
 class Pruner(ABC):
     """Masks connections of a network while it trains. Subclasses say which connections survive.
 
+    Steps are optimiser steps that took place: where mixed precision skips one, ``step()`` notices (given the
+    optimiser) and changes nothing. With gradient accumulation, call it once after each optimiser step.
+
     Args:
-        density: share of the masked layers' connections that is live at the end, in (0, 1].
+        density: share of the budget that is left at the end, in (0, 1]; by default the share of the masked layers'
+            connections that is live.
         warmup: optimiser steps before the first cut.
-        ramp: optimiser steps over which the density falls, cubically.
+        ramp: optimiser steps over which the budget falls, cubically.
         refresh: optimiser steps between two choices of masks.
+        schedule: a budget over steps of one's own, instead of the cubic ramp; its last density must be ``density``.
         connection: what one connection of a convolution is: a whole kernel slice from an input to an output channel,
             or a single weight. In linear layers the two are the same.
-        scope: meet the density in every layer, or over the network.
-        exclude: patterns (``*`` matches anything) of layer names to leave unmasked, beside the first layers (they
-            read the network's input alone) and the head (its output leaves the network with no activation between).
+        budget: what is counted: connections (``density``), ``traffic`` (on-rate of the unit a connection leaves,
+            summed) or multiply-accumulates (``macs``), each as a share of its dense value.
+        scope: meet the budget in every layer, or over the network.
+        allocation: how a budget met in every layer is divided: ``uniform``, ``erk``, or moved by the ``loss``.
+        pattern: ``"N:M"``: linear layers keep at most N of M consecutive inputs of each output.
+        layers: patterns (``*`` matches anything) of the layers to mask, instead of the default: all but the first
+            layers (they read the network's input alone) and the head (its output leaves the network with no activation
+            between). Transposed convolutions are masked by default.
+        exclude: patterns of layer names to leave unmasked.
+        per_consumer: patterns of layers whose input channels count as units of their own; for what cannot be traced.
+        statistic: how on-rates are measured: ``sign``, ``treves_rolls``, ``above_mean`` or ``auto``.
+        gate: standard deviation of on-rates within layers below which methods that read them do not cut yet.
         decay: factor by which old activity counts shrink at each counted optimiser step.
         count_every: count activity in one optimiser step of this many.
+        window: optimiser steps before a refresh in which gradients and input norms are gathered, where needed.
+        seed: of random choices.
     """
 
     method: ClassVar[str]
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    reads_rates: ClassVar[bool] = False
+    revives: Revival = "latent"
 
     def __init__(
         self,
         density: float,
         *,
-        warmup: int,
-        ramp: int,
+        warmup: int = 0,
+        ramp: int = 0,
         refresh: int = 50,
+        schedule: Schedule | None = None,
         connection: Connection = "kernel",
+        budget: Currency = "density",
         scope: Scope = "layer",
+        allocation: Allocation = "uniform",
+        pattern: str | None = None,
+        layers: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        per_consumer: Sequence[str] = (),
+        statistic: str = "sign",
+        gate: float = 0.0,
         decay: float = 0.9,
         count_every: int = 4,
+        window: int = 4,
+        seed: int = 0,
     ) -> None:
-        self.schedule = CubicSchedule(density, warmup, ramp, refresh)
-        _one_of("connection", connection, ("kernel", "weight"))
-        _one_of("scope", scope, ("layer", "network"))
+        self.schedule = schedule if schedule is not None else self._schedule(density, warmup, ramp, refresh)
+        if self.schedule.density != density:
+            raise SynbbError(
+                f"pruning density {density} contradicts the schedule, which ends at {self.schedule.density}: make them "
+                "equal"
+            )
+        one_of("connection", connection, ("kernel", "weight"))
+        one_of("budget", budget, ("density", "traffic", "macs"))
+        one_of("scope", scope, ("layer", "network"))
+        one_of("allocation", allocation, ("uniform", "erk", "loss"))
+        if allocation != "uniform" and scope == "network":
+            raise SynbbError(
+                f"pruning allocation {allocation!r} divides a budget between layers, and scope 'network' does so "
+                "itself: use scope 'layer', or allocation 'uniform'"
+            )
+        if not 0 <= gate < 0.5:  # values in [0, 1] have no larger standard deviation
+            raise SynbbError(f"pruning gate {gate} must lie in [0, 0.5): a standard deviation of on-rates, 0 for none")
+        if window < 1:
+            raise SynbbError(f"pruning window of {window} steps must be at least 1")
         self.connection = connection
+        self.currency = budget
         self.scope = scope
-        self.exclude = tuple(exclude)
-        self._decay = decay
-        self._count_every = count_every
+        self.allocation = allocation
+        self.pattern = _pattern(pattern)
+        self.only, self.exclude, self.per_consumer = tuple(layers), tuple(exclude), tuple(per_consumer)
+        self.statistic, self.gate, self.seed = statistic, gate, seed
+        self._decay, self._count_every, self._window = decay, count_every, window
         self._attached = False
 
+    def _schedule(self, density: float, warmup: int, ramp: int, refresh: int) -> Schedule:
+        return CubicSchedule(density, warmup, ramp, refresh)
+
     @abstractmethod
-    def keep(self, density: float, weights: np.ndarray) -> np.ndarray:
-        """Choose the connections to keep.
+    def choose(self, share: float, evidence: Evidence) -> np.ndarray:
+        """Choose the connections to keep; a pure function of its arguments and of what ``observe`` has learnt.
 
         Args:
-            density: share to keep in each scope.
-            weights: norm of every masked connection in the order of :attr:`table`, latent values where cut.
+            share: of the budget that may be kept.
+            evidence: what is known of connections and units.
 
         Returns:
             bool, shape (connections,).
         """
+
+    def observe(self, evidence: Evidence) -> None:
+        """Learn from a refresh before its masks are chosen."""
+        if self.allocation == "loss":
+            self._feedback.observe(evidence)
+
+    def budget(self, share: float, evidence: Evidence) -> Budget:
+        """What may be kept of each scope."""
+        costs = connection_costs(self.currency, self.table, self.layers, evidence.rates)
+        if self.scope == "network":
+            return Budget(self.scope, np.array([share]), costs)
+        sizes = np.array(self.table.layer_sizes, dtype=np.float64)
+        if self.allocation == "uniform":
+            return Budget(self.scope, np.full(len(sizes), share), costs)
+        if costs is not None:
+            sizes = np.bincount(self.table.layer, weights=costs, minlength=len(sizes))
+        proportions = self._erk if self.allocation == "erk" else self._feedback.proportions
+        return Budget(self.scope, shares_in_proportion(proportions, sizes, share, self.least_shares()), costs)
+
+    def least_shares(self) -> Floats | float:
+        """Smallest share of each layer that the method can do with."""
+        return 0.0
 
     # ---- life ----
 
@@ -95,80 +178,112 @@ class Pruner(ABC):
         optimizer: torch.optim.Optimizer | None = None,
         channel_axis: int = 1,
     ) -> Self:
-        """Find the units and connections of ``model`` and start watching it; all connections begin live.
+        """Find the units and connections of ``model`` and start watching it.
+
+        All connections begin live, except for methods that are sparse from the first step.
 
         Args:
             model: any network whose weight layers are linear or convolutional.
             example_inputs: a tensor, or the positional arguments, for one forward pass (shapes matter, values do not).
             optimizer: its moments are cleared where connections are cut, so that a connection that comes back starts
-                without a stale push.
+                without a stale push; and steps that it skipped are not counted.
             channel_axis: the channel axis of the inputs.
 
         Raises:
-            SynbbError: nothing can be masked, an ``exclude`` pattern fits no layer, or the density is out of reach.
+            SynbbError: nothing can be masked, a pattern fits no layer, wiring that cannot be traced, or a budget that
+                is out of reach.
         """
         if self._attached:
             raise SynbbError("this pruner is attached already; make a new one for another model")
         if optimizer is None:
             warnings.warn(
-                "synbb: attach() without optimizer= cannot clear the moments of cut weights; a connection that "
-                "grows back starts with the moments it was cut with",
+                "synbb: attach() without optimizer= cannot clear the moments of cut weights (a connection that grows "
+                "back starts with the moments it was cut with) nor see whether an optimiser step was skipped",
                 stacklevel=2,
             )
         self._optimizer = optimizer
-        self.wiring: Wiring = trace(model, example_inputs, channel_axis=channel_axis)
+        self.wiring: Wiring = trace(
+            model,
+            example_inputs,
+            channel_axis=channel_axis,
+            **({"per_consumer": self.per_consumer} if self.per_consumer else {}),
+        )
         if self.wiring.untraced:
             warnings.warn(
                 f"synbb: units could not be followed through {', '.join(self.wiring.untraced)}; what reads them behind "
                 "that is not counted in their fan-out",
                 stacklevel=2,
             )
+        self.model = model
         modules = dict(model.named_modules())
         self.layers: list[TracedLayer] = self._masked_layers()
         self._weights = [_parameter(modules[layer.name]) for layer in self.layers]
+        shapes = [weight.shape for weight in self._weights]
         repeats = [self._per_slice(weight) for weight in self._weights]
-        self.table = ConnectionTable.build(self.layers, [weight.shape for weight in self._weights], repeats)
+        self.table = ConnectionTable.build(self.layers, shapes, repeats)
+        self._erk = erk_proportions(self.layers, shapes)
+        self._feedback = LayerFeedback(len(self.layers))
         self._masks = [torch.ones(self._mask_shape(w), dtype=torch.bool, device=w.device) for w in self._weights]
         self._latent = [torch.zeros_like(weight) for weight in self._weights]
         self._cutting = False
         self._steps = 0
         self.churn = 0.0
-        self.activity = OnRates(model, self.wiring.groups, decay=self._decay, every=self._count_every)
+        self.decided_rates = np.full(self.wiring.unit_count, np.nan)  # on-rates that the masks were made from
+        self._check_reach()
+        self.activity = OnRates(
+            model, self.wiring.groups, decay=self._decay, every=self._count_every, statistic=self.statistic
+        )
+        kernel = self.connection == "kernel"
+        needs = self.needs | ({"gradients"} if self.allocation == "loss" else set())
+        self._gradients = Gradients(self._weights, kernel=kernel) if "gradients" in needs else None
+        self._inputs = InputNorms(model, self.layers) if "inputs" in needs else None
+        self._watch()
         self._hooks: list[RemovableHandle] = []
-        try:
-            if self.schedule.density < 1:
-                # A density that minimum degrees make impossible is an error now and not at the end of the ramp.
-                self.keep(self.schedule.density, np.ones(self.table.count))
-        except SynbbError:
-            self.activity.close()
-            raise
         for index, weight in enumerate(self._weights):
             if weight.requires_grad:
                 self._hooks.append(weight.register_hook(self._gradient_hook(index)))
+        self._taken, self._counted = 0, 0
+        if optimizer is not None:
+            self._hooks.append(optimizer.register_step_post_hook(self._step_hook()))
+        self._followers: list[nn.Module] = []
         self._attached = True
+        if self.schedule.refreshes(0):
+            self._refresh(self.schedule.target(0))
         return self
 
     def detach(self) -> None:
         """Take all hooks off the model; its weights stay as they are, masked."""
         self.activity.close()
+        if self._inputs is not None:
+            self._inputs.close()
         for hook in self._hooks:
             hook.remove()
 
     def step(self) -> bool:
-        """Call once after each optimiser step that took place; True when the masks were chosen anew.
+        """Call once after each optimiser step; True when the masks were chosen anew.
 
         Raises:
-            SynbbError: the pruner holds no model yet.
+            SynbbError: the pruner holds no model yet, or on-rates that the method needs are unknown.
         """
         if not self._attached:
             raise SynbbError("attach the pruner to a model first: pruner.attach(model, example_inputs, optimizer=...)")
+        if self._optimizer is not None and self._taken == self._counted:
+            # Mixed precision skipped the step, or there was none: what was seen since the last one is forgotten.
+            self.activity.discard()
+            if self._gradients is not None:
+                self._gradients.discard()
+            return False
+        self._counted = self._taken
         self._steps += 1
         self.activity.commit()
-        refreshed = self.schedule.refreshes(self._steps)
+        if self._gradients is not None:
+            self._gradients.commit()
+        refreshed = self.schedule.refreshes(self._steps) and self._gate_open()
         if refreshed:
             self._refresh(self.schedule.target(self._steps))
         else:
             self._reapply()
+        self._watch()
         return refreshed
 
     @contextmanager
@@ -177,11 +292,42 @@ class Pruner(ABC):
         with self.activity.valid(mask):
             yield
 
+    def follow(self, average: nn.Module) -> None:
+        """Keep an averaged copy of the model (``torch.optim.swa_utils.AveragedModel``, say) under the same masks.
+
+        Update the average after ``step()``.
+
+        Raises:
+            SynbbError: it lacks a masked layer.
+        """
+        apply_masks(average, self.masks)
+        self._followers.append(average)
+
+    def begin_with(self, masks: Mapping[str, Tensor], latent: Mapping[str, Tensor] | None = None) -> None:
+        """Start from masks of an earlier run, before the first step; later refreshes may change them.
+
+        Args:
+            masks: layer name to mask.
+            latent: what cut weights were; zeros by default, so that only growth by gradient brings them back.
+
+        Raises:
+            SynbbError: masks of another architecture.
+        """
+        check_masks(masks, {name: tuple(mask.shape) for name, mask in self.masks.items()}, "masks")
+        for index, layer in enumerate(self.layers):
+            self._masks[index].copy_(masks[layer.name])
+            if latent is not None:
+                self._latent[index].copy_(
+                    torch.where(self._masks[index], 0, latent[layer.name].to(self._latent[index]))
+                )
+        self._cutting = not all(bool(mask.all()) for mask in self._masks)
+        self._reapply()
+
     # ---- what it tells ----
 
     @property
     def steps(self) -> int:
-        """Optimiser steps seen."""
+        """Optimiser steps that took place."""
         return self._steps
 
     @property
@@ -206,20 +352,43 @@ class Pruner(ABC):
         """All masks as one vector in the order of :attr:`table`, bool, shape (connections,)."""
         return np.concatenate([mask.cpu().numpy().ravel() for mask in self._masks])
 
+    def spread(self) -> float:
+        """Standard deviation of the on-rates within unit groups, averaged over units; 0 where nothing is known."""
+        rates = self.activity.rates()
+        squares, known = 0.0, 0
+        for group in self.wiring.groups:
+            own = rates[group.first : group.first + group.size]
+            if len(own) > 1 and not np.isnan(own).any():
+                squares += float(np.var(own)) * len(own)
+                known += len(own)
+        return float(np.sqrt(squares / known)) if known else 0.0
+
     # ---- state ----
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs: step, masks, latent weights, activity."""
+        """Everything that a resumed run needs: step, masks, latent weights, activity, feedback."""
         return {
             "method": self.method,
             "steps": self._steps,
             "churn": self.churn,
+            "decided_rates": torch.from_numpy(self.decided_rates.copy()),
             "masks": {layer.name: m.detach().cpu().clone() for layer, m in zip(self.layers, self._masks, strict=True)},
             "latent": {
                 layer.name: t.detach().cpu().clone() for layer, t in zip(self.layers, self._latent, strict=True)
             },
             "activity": self.activity.state_dict(),
+            "gradients": None if self._gradients is None else self._gradients.state_dict(),
+            "inputs": None if self._inputs is None else self._inputs.state_dict(),
+            "own": self.own_state(),
         }
+
+    def own_state(self) -> dict[str, Any]:
+        """What a method has learnt, as plain values."""
+        return {"feedback": self._feedback.state_dict()}
+
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`own_state` returned."""
+        self._feedback.load_state_dict(state["feedback"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what :meth:`state_dict` returned and mask the model's weights.
@@ -229,32 +398,117 @@ class Pruner(ABC):
         """
         if state["method"] != self.method:
             raise SynbbError(f"pruner state of method {state['method']!r} does not fit method {self.method!r}")
-        ours = {layer.name: tuple(mask.shape) for layer, mask in zip(self.layers, self._masks, strict=True)}
-        theirs = {name: tuple(mask.shape) for name, mask in state["masks"].items()}
-        if ours != theirs:
-            differing = sorted(set(ours.items()) ^ set(theirs.items()))
-            raise SynbbError(f"pruner state does not fit the model: {differing[0][0]} has another mask or none")
+        check_masks(state["masks"], {name: tuple(mask.shape) for name, mask in self.masks.items()}, "pruner state")
         self.activity.check_state(state["activity"])  # before anything is changed
         self._steps, self.churn = int(state["steps"]), float(state["churn"])
+        self.decided_rates = state["decided_rates"].numpy().copy()
         for index, layer in enumerate(self.layers):
             self._masks[index].copy_(state["masks"][layer.name])
             self._latent[index].copy_(state["latent"][layer.name])
         self.activity.load_state_dict(state["activity"])
+        if self._gradients is not None:
+            self._gradients.load_state_dict(state["gradients"])
+        if self._inputs is not None:
+            self._inputs.load_state_dict(state["inputs"])
+        self.load_own_state(state["own"])
         self._cutting = not all(bool(mask.all()) for mask in self._masks)
         self._reapply()
+        self._watch()
 
     # ---- inside ----
 
     def _masked_layers(self) -> list[TracedLayer]:
-        layers = [layer for layer in self.wiring.layers if not layer.reads_input_only and not layer.writes_output]
-        for pattern in self.exclude:
-            if not any(fnmatchcase(layer.name, pattern) for layer in self.wiring.layers):
-                names = ", ".join(layer.name for layer in self.wiring.layers)
-                raise SynbbError(f"pruning.exclude: {pattern!r} fits no layer; there are {names}")
+        named = [layer.name for layer in self.wiring.layers]
+        for option, patterns in (("layers", self.only), ("exclude", self.exclude)):
+            for pattern in patterns:
+                if not any(fnmatchcase(name, pattern) for name in named):
+                    raise SynbbError(f"pruning.{option}: {pattern!r} fits no layer; there are {', '.join(named)}")
+        if self.only:
+            layers = [each for each in self.wiring.layers if any(fnmatchcase(each.name, p) for p in self.only)]
+        else:
+            layers = [each for each in self.wiring.layers if not each.reads_input_only and not each.writes_output]
         layers = [layer for layer in layers if not any(fnmatchcase(layer.name, p) for p in self.exclude)]
         if not layers:
             raise SynbbError("no layer is left to prune after the first, the head and pruning.exclude")
         return layers
+
+    def _check_reach(self) -> None:
+        """A budget that minimum degrees or a pattern make impossible is an error now and not at the end of the ramp."""
+        if self.pattern is not None:
+            keep, of = self.pattern
+            linear = [layer for layer in self.layers if layer.kind == "linear"]
+            if not linear:
+                raise SynbbError(f"pruning pattern {keep}:{of} is for linear layers, and none is masked here")
+            if self.schedule.density > keep / of:
+                raise SynbbError(
+                    f"pruning density {self.schedule.density} contradicts pattern {keep}:{of}, which leaves at most "
+                    f"{keep / of:g} of a linear layer: lower the density or drop the pattern"
+                )
+        if self.schedule.density < 1:
+            self.choose(self.schedule.density, self._neutral())
+
+    def _neutral(self) -> Evidence:
+        """Evidence of a network of which nothing is known."""
+        even = np.ones(self.table.count)
+        return Evidence(
+            table=self.table,
+            step=0,
+            weights=even,
+            live=even > 0,
+            rates=np.full(self.wiring.unit_count, 0.5),
+            gradients=even,
+            saliency=even,
+            inputs=even,
+            eligible=self._eligible(even),
+            seed=self.seed,
+        )
+
+    def _evidence(self) -> Evidence:
+        zeros = np.zeros(self.table.count)
+        gradients, saliency = (zeros, zeros) if self._gradients is None else self._gradients.read()
+        inputs = zeros
+        if self._inputs is not None:
+            inputs = np.zeros(self.table.count)
+            for members, norms in zip(self.table.scopes("layer"), self._inputs.read(), strict=True):
+                inputs[members] = norms[self.table.source[members]]
+        weights = self._norms()
+        return Evidence(
+            table=self.table,
+            step=self._steps,
+            weights=weights,
+            live=self.kept(),
+            rates=self.activity.rates(),
+            gradients=gradients,
+            saliency=saliency,
+            inputs=inputs,
+            eligible=self._eligible(weights),
+            seed=self.seed,
+        )
+
+    def _eligible(self, weights: np.ndarray) -> np.ndarray:
+        if self.pattern is None:
+            return np.ones(self.table.count, dtype=bool)
+        return pattern_eligible(self.table, weights, [layer.kind == "linear" for layer in self.layers], *self.pattern)
+
+    def _gate_open(self) -> bool:
+        """Whether on-rates have spread enough to say something (METHOD §3: never cut by activity at step 0)."""
+        if not self.reads_rates or not self.gate or self._cutting or self.spread() >= self.gate:
+            return True
+        if self._steps >= self.schedule.end:
+            warnings.warn(
+                f"synbb: on-rates differ by {self.spread():.3f} within layers, below the gate of {self.gate}, at the "
+                "last step at which masks change: they are made all the same; train longer or lower pruning.gate",
+                stacklevel=3,
+            )
+            return True
+        return False
+
+    def _watch(self) -> None:
+        """Gather gradients and inputs in the next step, if a refresh follows within the window."""
+        coming = range(self._steps + 1, self._steps + 1 + self._window)
+        self._watching = any(self.schedule.refreshes(step) for step in coming)
+        if self._inputs is not None:
+            self._inputs.watching = self._watching
 
     def _per_slice(self, weight: Tensor) -> int:
         return weight[0, 0].numel() if self.connection == "weight" else 1
@@ -266,8 +520,20 @@ class Pruner(ABC):
 
     def _gradient_hook(self, index: int) -> Any:
         # A zero gradient keeps momentum and second moments of cut weights at zero and out of gradient clipping.
+        @torch.no_grad()
         def hook(gradient: Tensor) -> Tensor | None:
+            if self._gradients is not None and self._watching:
+                self._gradients.see(index, gradient, self._full(index))
             return torch.where(self._masks[index], gradient, 0) if self._cutting else None
+
+        return hook
+
+    def _step_hook(self) -> Any:
+        def hook(optimizer: torch.optim.Optimizer, _: Any, __: Any) -> None:
+            # Fused optimisers are called by a gradient scaler even where they then skip the step.
+            skipped = getattr(optimizer, "found_inf", None)
+            if skipped is None or not bool(skipped):
+                self._taken += 1
 
         return hook
 
@@ -277,27 +543,32 @@ class Pruner(ABC):
 
     @torch.no_grad()
     def _norms(self) -> np.ndarray:
-        """Norm of each connection, latent values included; the root mean square over a kernel slice's weights."""
-        norms = []
-        for index in range(len(self.layers)):
-            full = self._full(index).float()
-            if self.connection == "kernel":
-                full = full.flatten(2).square().mean(2).sqrt() if full.dim() > 2 else full.abs()
-            norms.append(full.abs().flatten().double().cpu().numpy())
-        return np.concatenate(norms)
+        """Norm of each connection, latent values included."""
+        kernel = self.connection == "kernel"
+        norms = [connection_norms(self._full(index), kernel=kernel) for index in range(len(self.layers))]
+        return torch.cat([each.cpu() for each in norms]).numpy()
 
     @torch.no_grad()
-    def _refresh(self, density: float) -> None:
-        before = self.kept()
-        kept = self.keep(density, self._norms())
+    def _refresh(self, share: float) -> None:
+        evidence = self._evidence()
+        self.observe(evidence)
+        before, kept = evidence.live, self.choose(share, evidence)
+        self.decided_rates = evidence.rates
         for index, flat in enumerate(self.table.split(kept)):
-            full = self._full(index)
+            full, was = self._full(index), self._masks[index].clone()
             mask = self._masks[index]
             mask.copy_(torch.from_numpy(flat).reshape(mask.shape))
+            if self.revives == "zero":
+                full = torch.where(was, full, 0)
             self._weights[index].copy_(torch.where(mask, full, 0))
             self._latent[index].copy_(torch.where(mask, 0, full))
         self._cutting = not bool(kept.all())
         self._clear_moments()
+        self._mask_followers()
+        if self._gradients is not None:
+            self._gradients.clear()
+        if self._inputs is not None:
+            self._inputs.clear()
         # Of the connections live before, the share that was exchanged for others (beyond what the ramp cuts).
         self.churn = int(np.count_nonzero(kept & ~before)) / max(int(np.count_nonzero(before)), 1)
 
@@ -306,6 +577,10 @@ class Pruner(ABC):
         if self._cutting:
             for weight, mask in zip(self._weights, self._masks, strict=True):
                 weight.masked_fill_(~mask, 0)
+
+    def _mask_followers(self) -> None:
+        for average in self._followers:
+            apply_masks(average, self.masks)
 
     @torch.no_grad()
     def _clear_moments(self) -> None:
@@ -317,81 +592,28 @@ class Pruner(ABC):
                     value.masked_fill_(~mask, 0)
 
 
-class BudgetedBroadcast(Pruner):
-    """Budgeted Broadcast: the selectivity-audience balance log((1 - a) / a) = beta k (METHOD §2).
+class SparseFromStart(Pruner):
+    """A pruner whose budget holds from the first step; ``ramp`` is how long its masks keep changing."""
 
-    Within a unit, connections are ranked by their norm over the RMS norm of the layer they enter, chosen anew from all
-    latent weights at each refresh, so that a unit whose on-rate fell wins audience back.
+    needs_a_step: ClassVar[bool] = False  # whether gradients of the initial weights decide the first masks
 
-    Args:
-        density: share of the masked layers' connections that is live at the end.
-        actuator: ``fan_out`` (a busy unit speaks to few), ``fan_in`` (a busy unit listens to few) or ``both``.
-        beta: log-odds that one unit of relative degree is worth; the default moves the relative degree by 0.15 for
-            each unit of log-odds.
-        minimum: least number of connections of a unit within a scope; where a connection counts for several units (both
-            actuators at once, or a channel that sums units) it is aimed at and not promised.
-        options: those of :class:`Pruner`.
-    """
-
-    method = "bb"
-
-    def __init__(
-        self, density: float, *, actuator: Actuator = "fan_in", beta: float = 1 / 0.15, minimum: int = 1, **options: Any
-    ) -> None:
-        super().__init__(density, **options)
-        _one_of("actuator", actuator, ("fan_out", "fan_in", "both"))
-        if not beta > 0:
-            raise SynbbError(f"pruning beta {beta} must be positive")
-        if minimum < 0:
-            raise SynbbError(f"pruning minimum of {minimum} connections must not be negative")
-        self.actuator, self.beta, self.minimum = actuator, beta, minimum
-
-    def keep(self, density: float, weights: np.ndarray) -> np.ndarray:
-        """Rows keep what the law grants them; see :func:`synbb.pruning.actuators.keep_balanced`."""
-        # The scale of a layer: the root mean square of its connections' norms.
-        squares = np.bincount(self.table.layer, weights=weights**2, minlength=len(self.layers))
-        scale = np.sqrt(np.divide(squares, self.table.layer_sizes))
-        scores = weights / np.where(scale > 0, scale, 1.0)[self.table.layer]
-        return keep_balanced(
-            self.table,
-            scores,
-            self.activity.rates(),
-            density=density,
-            actuator=self.actuator,
-            scope=self.scope,
-            beta=self.beta,
-            minimum=self.minimum,
-        )
+    def _schedule(self, density: float, warmup: int, ramp: int, refresh: int) -> Schedule:
+        return FromStart(density, last=warmup + ramp, refresh=refresh, first=int(self.needs_a_step))
 
 
-class Magnitude(Pruner):
-    """Gradual magnitude pruning (Zhu and Gupta 2017): the largest norms stay, in each layer or over the network."""
-
-    method = "magnitude"
-
-    def keep(self, density: float, weights: np.ndarray) -> np.ndarray:
-        """The largest weights; see :func:`synbb.pruning.actuators.keep_strongest`."""
-        return keep_strongest(self.table, weights, density=density, scope=self.scope)
-
-
-class RandomMask(Pruner):
-    """A fixed random order of the connections, a serious rival: which survive owes nothing to weight or activity."""
-
-    method = "random"
-
-    def __init__(self, density: float, *, seed: int = 0, **options: Any) -> None:
-        super().__init__(density, **options)
-        self.seed = seed
-
-    def keep(self, density: float, weights: np.ndarray) -> np.ndarray:
-        """The first connections of the random order, so that masks are nested over the ramp."""
-        order = np.random.default_rng(self.seed).random(len(weights))
-        return keep_strongest(self.table, order, density=density, scope=self.scope)
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse an option's value that is none of those allowed."""
     if value not in allowed:
         raise SynbbError(f"pruning {name} {value!r} is not one of {', '.join(allowed)}")
+
+
+def _pattern(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    keep, colon, of = str(text).partition(":")
+    if not (colon and keep.isdigit() and of.isdigit() and 0 < int(keep) < int(of)):
+        raise SynbbError(f"pruning pattern {text!r} is not of the form N:M with 0 < N < M, such as 2:4")
+    return int(keep), int(of)
 
 
 def _parameter(module: nn.Module) -> nn.Parameter:

@@ -1,14 +1,52 @@
-"""When masks change and how many connections they leave, as functions of the optimiser step."""
+"""When masks change and how much they leave, as functions of the optimiser step.
+
+A schedule gives the share of the budget (of connections, traffic or multiply-accumulates) that is left after each
+step, and says at which steps masks are chosen anew.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from synbb.errors import SynbbError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Schedule(ABC):
+    """The budget over a training run.
+
+    Attributes:
+        density: share of the budget at the end, in (0, 1].
+    """
+
+    density: float
+
+    @property
+    @abstractmethod
+    def end(self) -> int:
+        """The optimiser step at which the masks become final."""
+
+    @abstractmethod
+    def target(self, step: int) -> float:
+        """Share of the budget after ``step`` optimiser steps."""
+
+    @abstractmethod
+    def refreshes(self, step: int) -> bool:
+        """Whether masks are chosen anew after optimiser step ``step`` (counted from 1; 0 is before the first)."""
+
+    def is_final(self, step: int) -> bool:
+        """Whether no later step changes a mask."""
+        return step >= self.end
+
 
 @dataclass(frozen=True)
-class CubicSchedule:
+class CubicSchedule(Schedule):
     """Dense for ``warmup`` steps, then a cubic ramp over ``ramp`` steps, then frozen.
 
     The ramp is that of Zhu and Gupta (arXiv 1710.01878). Masks are chosen anew every ``refresh`` steps of the ramp
@@ -21,13 +59,10 @@ class CubicSchedule:
     refresh: int
 
     def __post_init__(self) -> None:
-        if not 0 < self.density <= 1:
-            raise SynbbError(f"pruning density {self.density} must lie in (0, 1]; 1 means dense")
+        _check(self.density, self.refresh)
         for name in ("warmup", "ramp"):
             if getattr(self, name) < 0:
                 raise SynbbError(f"pruning {name} of {getattr(self, name)} steps must not be negative")
-        if self.refresh < 1:
-            raise SynbbError(f"pruning refresh of {self.refresh} steps must be at least 1")
 
     @property
     def end(self) -> int:
@@ -54,3 +89,88 @@ class CubicSchedule:
     def is_final(self, step: int) -> bool:
         """Whether no later step changes a mask."""
         return self.density == 1 or step >= self.end
+
+
+@dataclass(frozen=True)
+class Waypoints(Schedule):
+    """A budget of one's own over steps: straight lines between (step, share) points, constant outside them.
+
+    It may rise again. Masks are chosen every ``refresh`` steps from the first point on, and last at the last point.
+    """
+
+    points: tuple[tuple[int, float], ...]
+    refresh: int
+
+    def __post_init__(self) -> None:
+        steps = [step for step, _ in self.points]
+        if not steps or steps != sorted(set(steps)) or steps[0] < 0:
+            raise SynbbError(f"pruning schedule {list(self.points)} must hold (step, density) points in rising steps")
+        for _, share in self.points:
+            _check(share, self.refresh)
+
+    @property
+    def density(self) -> float:  # type: ignore[override]
+        """That of the last point."""
+        return self.points[-1][1]
+
+    @property
+    def end(self) -> int:
+        """The step of the last point."""
+        return max(self.points[-1][0], 1)
+
+    def target(self, step: int) -> float:
+        """Between two points, on the line that joins them."""
+        return float(np.interp(step, *zip(*self.points, strict=True)))
+
+    def refreshes(self, step: int) -> bool:
+        """From the first point to the last."""
+        first = self.points[0][0]
+        return step == self.end or (first <= step < self.end and step > 0 and (step - first) % self.refresh == 0)
+
+
+@dataclass(frozen=True)
+class FromStart(Schedule):
+    """One budget from the first step on.
+
+    Masks are made before the first step or, where the method looks at gradients, after the first; they are chosen
+    anew every ``refresh`` steps until ``end``.
+
+    Attributes:
+        first: the step after which masks are first made.
+        last: the step from which on they are final.
+    """
+
+    density: float
+    last: int
+    refresh: int
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self.density, self.refresh)
+
+    @property
+    def end(self) -> int:
+        """The step from which on masks are final."""
+        return max(self.last, self.first)
+
+    def target(self, step: int) -> float:
+        """The same share at all times."""
+        return self.density if step >= self.first else 1.0
+
+    def refreshes(self, step: int) -> bool:
+        """At the first step and every ``refresh`` steps."""
+        if self.density == 1 or step < self.first or step > self.end:
+            return False
+        return step == self.first or step % self.refresh == 0
+
+
+def waypoints(points: Sequence[Sequence[float]], steps: int, refresh: int) -> Waypoints:
+    """Waypoints given as (share of all ``steps``, density)."""
+    return Waypoints(tuple((round(at * steps), density) for at, density in points), refresh)
+
+
+def _check(density: float, refresh: int) -> None:
+    if not 0 < density <= 1:
+        raise SynbbError(f"pruning density {density} must lie in (0, 1]; 1 means dense")
+    if refresh < 1:
+        raise SynbbError(f"pruning refresh of {refresh} steps must be at least 1")

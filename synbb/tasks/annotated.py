@@ -194,12 +194,12 @@ class AnnotatedVolume:
             common = region.intersect(box)
             if common is not None:
                 inside[common.relative_to(box.start).slices] = True
-        foreground, valid = self._stored_truth(box)
+        foreground, valid = self.annotation(box)
         valid &= inside
         return foreground & valid, valid
 
-    def _stored_truth(self, box: Box) -> tuple[Mask, Mask]:
-        """As :meth:`truth`, regions aside."""
+    def annotation(self, box: Box) -> tuple[Mask, Mask]:
+        """As :meth:`truth`, beyond the regions too, as far as labels and mask reach."""
         foreground, valid = np.zeros(box.shape, dtype=bool), np.zeros(box.shape, dtype=bool)
         if self._labels is None:
             valid[...] = True

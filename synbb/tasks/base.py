@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
+
+from synbb.pruning.resampling import Resampled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +49,22 @@ class Validation:
     decision: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Scores on the test split, and what they were counted from.
+
+    Attributes:
+        scores: every figure by name.
+        main: name of the figure that methods are compared by first.
+        resampled: name of a figure → its counts by resampling unit, for paired bootstrap intervals. The units are the
+            same, in the same order, for every run on the same test data.
+    """
+
+    scores: dict[str, float]
+    main: str
+    resampled: dict[str, Resampled] = field(default_factory=dict)
+
+
 class Task(Protocol):
     """Data, model, loss and scores of one kind of problem."""
 
@@ -72,11 +90,26 @@ class Task(Protocol):
     def calibration_batches(self, count: int) -> Iterator[Tensor]:
         """Inputs of at least ``count`` uniformly drawn, unaugmented samples, to re-estimate norm statistics."""
 
+    def held_out_batches(self, count: int) -> Iterator[Tensor]:
+        """Inputs of ``count`` unaugmented samples of the validation split, the same at every call.
+
+        Empty when there is no such split. They tell how the network codes what it was not trained on.
+        """
+
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Scalar loss of the model's outputs."""
 
     def validate(self, model: nn.Module, device: Any) -> Validation | None:
         """Score the model, in evaluation mode, on the validation split; None when there is no such split."""
+
+    def score(self, model: nn.Module, device: Any, decision: dict[str, Any]) -> HeldOut | None:
+        """Score the model, in evaluation mode, on the test split, which is opened here; None when there is none.
+
+        Args:
+            model: trained.
+            device: where it is.
+            decision: what :meth:`validate` chose on the validation split.
+        """
 
     def facts(self) -> dict[str, Any]:
         """What a run must keep of its data (normalisation, voxel size, licences), as plain values."""

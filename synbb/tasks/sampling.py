@@ -115,6 +115,38 @@ class PatchSampler:
         return Patch(number, Box.of_shape(self._patch, triple(start)), int(rng.integers(2**31)))
 
 
+def fitting_sampler(
+    regions: list[tuple[Box, ...]], patch: Triple, multiples: Triple, *, seed: int
+) -> PatchSampler | None:
+    """A sampler of uniform patches from regions that need not hold a whole training patch.
+
+    The patch is cut to the largest region, to multiples of the network's stride; regions that do not hold it are left
+    out.
+
+    Args:
+        regions: boxes of each volume, working voxels.
+        patch: shape of a training patch.
+        multiples: the network's stride.
+        seed: of the patches' places.
+
+    Returns:
+        None when no region holds as much as one stride.
+    """
+    largest = max((region for each in regions for region in each), key=lambda region: region.size, default=None)
+    if largest is None:
+        return None
+    sizes = [min(p, s) // m * m for p, s, m in zip(patch, largest.shape, multiples, strict=True)]
+    if not all(sizes):
+        return None
+    fitting = [
+        tuple(region for region in each if all(s <= r for s, r in zip(sizes, region.shape, strict=True)))
+        for each in regions
+    ]
+    none = np.zeros((0, 3), dtype=np.int32), np.zeros(0, dtype=np.int32)
+    volumes = [SampledVolume(str(number), each, 1.0, *none) for number, each in enumerate(fitting)]
+    return PatchSampler(volumes, triple(sizes), positive_fraction=0.0, seed=seed)
+
+
 def _room(region: Box, patch: Triple) -> int:
     """Number of places in ``region`` where a patch's first voxel may lie."""
     return int(np.prod([s - p + 1 for s, p in zip(region.shape, patch, strict=True)]))

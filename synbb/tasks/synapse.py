@@ -16,15 +16,16 @@ from torch.nn import functional as F
 from synbb.datasets import find_dataset, load_manifest
 from synbb.errors import SynbbError
 from synbb.evaluation.voxels import ScoreHistogram
-from synbb.inference.region import predict_region
+from synbb.inference.region import predict_region, region_probabilities
 from synbb.models.receptive_field import receptive_field
 from synbb.models.unet import build_unet, total_stride
 from synbb.schema import Settings
 from synbb.tasks.annotated import AnnotatedVolume, VolumeSettings
 from synbb.tasks.augment import Augmentation, augmentation, augmented
-from synbb.tasks.base import Batch, Validation
+from synbb.tasks.base import Batch, HeldOut, Validation
+from synbb.tasks.held_out import HeldOutCounts
 from synbb.tasks.positives import MAX_POSITIVES
-from synbb.tasks.sampling import Patch, PatchSampler
+from synbb.tasks.sampling import Patch, PatchSampler, fitting_sampler
 from synbb.volumes import Box
 from synbb.volumes.statistics import Normalisation
 
@@ -39,6 +40,8 @@ FOREGROUND_PRIOR = 0.01
 SMALLEST_OBJECT = 0.1
 """Predicted objects below this share of the median annotated object's volume are left out by ``synbb segment``."""
 HALO_LIMIT: Triple = (10, 48, 48)
+HELD_OUT_SEED = 0
+"""Places of held-out patches do not depend on the run's seed: runs are compared on the same ones."""
 
 
 class SynapseData(Settings):
@@ -121,6 +124,7 @@ class SynapseTask:
         self._chain = augmentation(data.augment, data.patch)
         self._train: list[AnnotatedVolume] = []
         self._validation: list[AnnotatedVolume] = []
+        self._held_out: PatchSampler | None = None
 
     # ---- data ----
 
@@ -191,6 +195,9 @@ class SynapseTask:
                 f"data.volumes: the validation split ({names}) holds no foreground voxel, so PR-AUC and threshold are "
                 "undefined there: choose other validation regions, or none"
             )
+        stride, _ = self._geometry  # measured with the model's settings
+        regions = [volume.working_regions() for volume in self._validation]
+        self._held_out = fitting_sampler(regions, self._data.patch, stride, seed=HELD_OUT_SEED)
         return "validating on " + ", ".join(volume.settings.name for volume in self._validation)
 
     def _check_model(self) -> None:
@@ -225,6 +232,17 @@ class SynapseTask:
         for first in range(0, count, self._batch_size):
             items = range(first, max(first + self._batch_size, first + 2))
             yield torch.stack([self._cut(self._sampler.draw_uniform(item), augment=False)[0] for item in items])
+
+    def held_out_batches(self, count: int) -> Iterator[Tensor]:
+        """Inputs of ``count`` uniform patches of the validation regions, the same at every call and for every seed.
+
+        Empty when no entry has split ``validation``, or its regions are smaller than the network's stride.
+        """
+        for first in range(0, count if self._held_out is not None else 0, self._batch_size):
+            assert self._held_out is not None
+            drawn = [self._held_out.draw_uniform(item) for item in range(first, min(first + self._batch_size, count))]
+            images = [self._validation[patch.volume].image(patch.box) for patch in drawn]
+            yield torch.stack([torch.from_numpy(image)[None] for image in images])
 
     def _cut(self, patch: Patch, *, augment: bool) -> tuple[Tensor, Tensor, Tensor]:
         volume = self._train[patch.volume]
@@ -311,6 +329,41 @@ class SynapseTask:
         ):
             foreground, valid = volume.truth(box)
             histogram.add(probability, foreground, valid)
+
+    def score(self, model: nn.Module, device: Any, decision: dict[str, Any]) -> HeldOut | None:
+        """Voxel PR-AUC, and F1 and recall of voxels and objects at the decided threshold, on the test entries.
+
+        Args:
+            model: trained.
+            device: where it is.
+            decision: ``threshold``, which :meth:`validate` chose.
+
+        Raises:
+            SynbbError: no threshold was chosen, or a test volume cannot be opened.
+        """
+        tests = [settings for settings in self._data.volumes if settings.split == "test"]
+        if not tests:
+            return None
+        if "threshold" not in decision:
+            raise SynbbError(
+                "data.volumes: the test split cannot be scored without a threshold: add an entry with split: validation"
+            )
+        stride, halo = self.geometry(model)
+        counts = HeldOutCounts(float(decision["threshold"]), self._min_size)
+        for settings in tests:
+            known = [each.normalisation for each in [*self._train, *self._validation] if each.same_greys(settings)]
+            volume = AnnotatedVolume(
+                settings,
+                self._model.voxel_size,
+                percentiles=self._data.percentiles,
+                normalisation=known[0] if known else None,
+            )
+            for region in volume.regions:
+                view, greys = volume.view, volume.normalisation
+                found = region_probabilities(model, view, greys, region, stride=stride, halo=halo, device=device)
+                counts.add(volume, region, found)
+            volume.close()
+        return counts.held_out()
 
     def geometry(self, model: nn.Module) -> tuple[Triple, Triple]:
         """Stride and halo (receptive field) of the network, working voxels z y x; measured once.

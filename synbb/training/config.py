@@ -84,6 +84,22 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     Raises:
         SynbbError: the file is missing or no YAML mapping, an override is malformed, or a key or value is wrong.
     """
+    return validated(RunConfig, read_mapping(path, overrides), str(path))
+
+
+def read_mapping(
+    path: str | Path, overrides: list[str] | tuple[str, ...] = (), keys: str = "task, data, model, training, pruning"
+) -> dict[str, Any]:
+    """The mapping in a YAML file, overrides applied.
+
+    Args:
+        path: of the file.
+        overrides: ``key=value`` with dotted keys.
+        keys: what the mapping holds, for the message.
+
+    Raises:
+        SynbbError: the file is missing or no YAML mapping, or an override is malformed.
+    """
     file = Path(path)
     if not file.is_file():
         raise SynbbError(f"config {path}: no such file; see configs/ for examples")
@@ -92,10 +108,10 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SynbbError(f"config {path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
-        raise SynbbError(f"config {path} must be a mapping of keys (task, data, model, training, pruning)")
+        raise SynbbError(f"config {path} must be a mapping of keys ({keys})")
     for override in overrides:
         _override(values, override)
-    return validated(RunConfig, values, str(path))
+    return values
 
 
 def _unshared(value: Any) -> Any:
@@ -113,26 +129,33 @@ def _override(values: dict[str, Any], text: str) -> None:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise SynbbError(f"override {text!r}: the value is not valid YAML: {error}") from None
+    set_key(values, key, parsed, f"override {text!r}")
+
+
+def set_key(values: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set a dotted key of nested mappings and lists; missing mappings are made.
+
+    Raises:
+        SynbbError: a part of the key is no key or position; the message begins with ``where``.
+    """
     *parents, last = key.split(".")
     place: Any = values
     for depth, part in enumerate(parents):
         if isinstance(place, list):
-            place = place[_index(place, part, text)]
+            place = place[_index(place, part, where)]
         elif isinstance(place, dict):
             place = place.setdefault(part, {})
         else:
-            raise SynbbError(f"override {text!r}: {'.'.join(parents[:depth])} holds no keys")
+            raise SynbbError(f"{where}: {'.'.join(parents[:depth])} holds no keys")
     if isinstance(place, list):
-        place[_index(place, last, text)] = parsed
+        place[_index(place, last, where)] = value
     elif isinstance(place, dict):
-        place[last] = parsed
+        place[last] = value
     else:
-        raise SynbbError(f"override {text!r}: {'.'.join(parents)} holds no keys")
+        raise SynbbError(f"{where}: {'.'.join(parents)} holds no keys")
 
 
-def _index(place: list[Any], part: str, text: str) -> int:
+def _index(place: list[Any], part: str, where: str) -> int:
     if not part.isdigit() or int(part) >= len(place):
-        raise SynbbError(
-            f"override {text!r}: {part!r} is no position in a list of {len(place)} (0 to {len(place) - 1})"
-        )
+        raise SynbbError(f"{where}: {part!r} is no position in a list of {len(place)} (0 to {len(place) - 1})")
     return int(part)

@@ -9,12 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from synbb.errors import RunEnded
-from synbb.pruning import report
+from synbb.errors import RunEnded, SynbbError
+from synbb.pruning import trace
+from synbb.pruning.diagnostics import PruningReport, report, report_dense
+from synbb.pruning.probe import probe
 from synbb.tasks.base import Validation
 from synbb.training.checkpoint import load_checkpoint, save_checkpoint, write_json
 from synbb.training.events import EventFile
 from synbb.training.session import Session
+
+HELD_OUT_SAMPLES = 16
+"""Validation samples on which the coding of a network is measured, the same ones at every validation."""
 
 
 def validate(session: Session, done: int) -> str | None:
@@ -30,10 +35,10 @@ def validate(session: Session, done: int) -> str | None:
         return None
     found = session.task.validate(session.net, session.fabric.device)
     _keep_weights(session, done, found)
-    if session.pruner is not None:
-        summary = report(session.pruner, session.net)
+    summary = diagnose(session, done)
+    if summary is not None:
         write_json(session.run.path / "pruning.json", summary.to_dict())
-        session.record("pruning", done, entropy=summary.entropy, traffic=summary.traffic, dead=summary.dead)
+        session.record("pruning", done, **summary.scalars())
     if found is None:
         return None
     session.record("validation", done, **found.scores, density=session.density, final=session.final)
@@ -44,6 +49,26 @@ def validate(session: Session, done: int) -> str | None:
     )
 
 
+def diagnose(session: Session, done: int) -> PruningReport | None:
+    """What pruning did to the network and how it codes held-out data; of dense networks too, for comparison.
+
+    Returns:
+        None for a dense network in which no units can be found.
+    """
+    net, pruner, device = session.net, session.pruner, session.fabric.device
+    try:
+        wiring = pruner.wiring if pruner is not None else trace(net, session.task.example_inputs().to(device))
+    except SynbbError:
+        return None  # nothing is to be pruned: the run needs no units
+    statistic = pruner.activity.statistic if pruner is not None else "sign"
+    batches = (inputs.to(device) for inputs in session.task.held_out_batches(HELD_OUT_SAMPLES))
+    found = probe(net, wiring, batches, statistic=statistic)
+    held_out = found if found.inputs else None
+    if pruner is None:
+        return report_dense(wiring, net, held_out, steps=done)
+    return report(pruner, net, held_out)
+
+
 def _keep_weights(session: Session, done: int, found: Validation | None) -> None:
     """Weights ``last`` always, ``best`` where no earlier ones with final masks scored as high."""
     steps = session.config.training.steps
@@ -51,6 +76,8 @@ def _keep_weights(session: Session, done: int, found: Validation | None) -> None
     if found is not None:
         about |= {"validation": found.scores, "selected_by": found.main, "decision": found.decision}
     session.run.store_weights("last", session.net, about)
+    if session.pruner is not None:
+        session.run.store_masks(session.pruner)
     if found is not None and session.final and found.scores[found.main] > session.best:
         session.best = found.scores[found.main]
         session.run.store_weights("best", session.net, about)

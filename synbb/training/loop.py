@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from synbb.errors import RunEnded
+from synbb.pruning import BudgetedBroadcast, Pruner
+from synbb.pruning.degrees import decided_fit, directions
 from synbb.tasks.base import Batch, Task
 from synbb.training.checkpoint import remove_temporary
 from synbb.training.config import RunConfig
@@ -141,8 +143,20 @@ def _step(session: Session, step: int, cpu_batch: Batch) -> float:
     optimizer.zero_grad(set_to_none=True)
     session.scheduler.step()
     if session.pruner is not None and session.pruner.step():
-        session.record("refresh", step + 1, density=session.pruner.density(), churn=session.pruner.churn)
+        session.record("refresh", step + 1, **_refreshed(session.pruner))
     return value
+
+
+def _refreshed(pruner: Pruner) -> dict[str, float]:
+    """What a refresh did: realised density, churn, and how well degrees meet the law on the on-rates it used."""
+    values = {"density": pruner.density(), "churn": pruner.churn, "spread": pruner.spread()}
+    if isinstance(pruner, BudgetedBroadcast):
+        values["beta"] = pruner.beta
+        for direction in directions(pruner):
+            fit = decided_fit(pruner, direction)
+            if not math.isnan(fit.r_squared):
+                values |= {f"{direction}_r_squared": fit.r_squared, f"{direction}_clipped": fit.clipped_share}
+    return values
 
 
 def _valid(session: Session, mask: Tensor | None) -> AbstractContextManager[None]:

@@ -8,6 +8,7 @@ RUN/
   checkpoints/last.pt    weights, optimiser, scheduler, pruner: what --resume reads
   weights/last.safetensors, best.safetensors   with a .json each: step, scores, decision, realised density
   pruning.json           the pruning report after the last validation
+  masks.safetensors      the masks of the last weights; balance.csv beside: on-rate and degree of every unit
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ import yaml
 
 from synbb import __version__
 from synbb.errors import SynbbError, disk_errors
+from synbb.pruning.degrees import write_balance
+from synbb.pruning.masks import save_masks
 from synbb.schema import validated
 from synbb.training.checkpoint import (
     RESUME,
@@ -37,6 +40,8 @@ from synbb.training.config import RunConfig
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from synbb.pruning import Pruner
 
 WEIGHTS = ("last", "best")
 
@@ -164,6 +169,21 @@ class RunFolder:
         save_weights(file, net)
         write_json(file.with_suffix(".json"), {**about, "sha256": file_sha256(file)})
 
+    @property
+    def masks_file(self) -> Path:
+        """Masks of the weights ``last``."""
+        return self.path / "masks.safetensors"
+
+    def store_masks(self, pruner: Pruner) -> None:
+        """Store the masks, and on-rate and degree of every unit.
+
+        Raises:
+            RunEnded: the disk is full.
+        """
+        with disk_errors(self.masks_file, RESUME):
+            save_masks(pruner.masks, self.masks_file)
+            write_balance(pruner, self.path / "balance.csv")
+
     def weights_info(self, which: str) -> dict[str, Any]:
         """Step, scores, decision, density and finality of weights ``which``, with their SHA-256.
 
@@ -186,11 +206,11 @@ class RunFolder:
         """The report written at the last validation.
 
         Raises:
-            SynbbError: the run was not pruned, or has not got that far.
+            SynbbError: the run has not got that far, or its network has no units.
         """
         if not (self.path / "pruning.json").is_file():
             raise SynbbError(
-                f"{self.path} has no pruning report: pruning.method is none, or no validation has come yet"
+                f"{self.path} has no pruning report: no validation has come yet, or no units were found in its network"
             )
         return read_json(self.path / "pruning.json")
 

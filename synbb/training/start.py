@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from synbb.errors import RunEnded, SynbbError
+from synbb.tasks.base import Task
 from synbb.tasks.synapse import SynapseTask
 from synbb.training.config import RunConfig, load_config
 from synbb.training.loop import Progress, Say, train
@@ -30,17 +32,37 @@ def start(
     say: Say,
     progress: Progress | None = None,
 ) -> RunFolder:
-    """Train as a config file says, into a new run folder or, with ``resume``, an existing one.
+    """Train as a config file says; see :func:`start_run`. The folder is runs/<name of the file> by default."""
+    folder = output or Path("runs") / config_file.stem
+    return start_run(load_config(config_file, overrides), folder, resume=resume, say=say, progress=progress)
+
+
+def start_run(
+    config: RunConfig,
+    folder: Path,
+    *,
+    resume: bool,
+    say: Say,
+    progress: Progress | None = None,
+    then: Callable[[Task, RunFolder], None] | None = None,
+) -> RunFolder:
+    """Train as ``config`` says, into a new run folder or, with ``resume``, an existing one.
 
     Everything that can be wrong with settings and data is found before the folder is made. With several devices this
     is called in each process; :func:`leads` tells which one goes on afterwards.
+
+    Args:
+        config: the settings.
+        folder: of the run.
+        resume: continue an interrupted run.
+        say: prints a line for a person.
+        progress: called after each step.
+        then: called with the prepared task and the trained run, by the first process.
 
     Raises:
         SynbbError: settings or data that do not fit, an existing run without ``resume``, or other settings with it.
         RunEnded: the run had to end.
     """
-    folder = output or Path("runs") / config_file.stem
-    config = load_config(config_file, overrides)
     joining = not leads()  # the folder is there then
     tell = _nothing if joining else say
     if resume:
@@ -66,6 +88,8 @@ def start(
             if made and not run.checkpoint_file.exists():  # nothing was trained that could be continued
                 shutil.rmtree(run.path, ignore_errors=True)
             raise
+        if then is not None and not joining:
+            then(task, run)
     finally:
         task.close()
     return run
@@ -79,7 +103,7 @@ def leads() -> bool:
     return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
-def _create(folder: Path, config: RunConfig, task: SynapseTask) -> RunFolder:
+def _create(folder: Path, config: RunConfig, task: Task) -> RunFolder:
     machine = {
         "python": platform.python_version(),
         "torch": torch.__version__,

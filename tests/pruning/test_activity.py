@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from joint_refresh import one_refresh, second_of_two
 from pruning_networks import Chain, Residual, Tokens
 from torch import Tensor, nn
 
 from synbb.errors import SynbbError
 from synbb.pruning import trace
-from synbb.pruning.activity import OnRates, count_true
+from synbb.pruning.activity import OnRates
 from synbb.pruning.wiring import Observer, UnitGroup
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def watching(net: nn.Module, given: Tensor, *, every: int = 1, decay: float = 0.9, **options: int) -> OnRates:
-    return OnRates(net, trace(net, given, **options).groups, decay=decay, every=every)
+def watching(
+    net: nn.Module, given: Tensor, *, every: int = 1, decay: float = 0.9, statistic: str = "sign", **options: int
+) -> OnRates:
+    return OnRates(net, trace(net, given, **options).groups, decay=decay, every=every, statistic=statistic)
 
 
 def brute_force(net: Chain, batches: list[Tensor], mask: Tensor | None = None) -> np.ndarray:
@@ -166,11 +166,11 @@ def test_micro_batches_of_a_step_count_together_and_decay_once(chain):
     assert rates.rates() == pytest.approx(expected, abs=1e-12)
 
 
-def test_counting_some_steps_is_unbiased(chain):
-    full, sampled = watching(chain, torch.zeros(2, 1, 8, 8), decay=1.0), None
-    sampled = OnRates(chain, full._groups, decay=1.0, every=4)
+@pytest.mark.parametrize("statistic", ["sign", "treves_rolls", "above_mean"])
+def test_counting_some_steps_is_unbiased(chain, statistic):
+    full = watching(chain, torch.zeros(2, 1, 8, 8), decay=1.0, statistic=statistic)
+    sampled = OnRates(chain, full._groups, decay=1.0, every=4, statistic=statistic)
     generator = torch.Generator().manual_seed(0)
-    errors = []
     for _ in range(400):
         chain(torch.randn(2, 1, 8, 8, generator=generator))
         full.commit()
@@ -180,6 +180,58 @@ def test_counting_some_steps_is_unbiased(chain):
     assert np.abs(errors).max() < 0.02
     assert abs(errors.mean()) < 0.004
     assert full._total[0] == 4 * sampled._total[0]
+
+
+@pytest.mark.parametrize("statistic", ["sign", "treves_rolls", "above_mean"])
+def test_passes_of_a_step_accumulate_and_decay_once(chain, statistic):
+    """Sums of several passes before one commit are one step's; only above_mean looks at each pass by itself."""
+    first, *later = (torch.randn(2, 1, 8, 8) for _ in range(4))
+    apart = watching(chain, first, decay=0.5, statistic=statistic)
+    chain(first)
+    apart.commit()
+    for batch in later:
+        chain(batch)
+    apart.commit()
+    apart.close()
+    seen: list[Tensor] = []
+    handle = chain.acts[1].register_forward_hook(lambda _, __, output: seen.append(output.detach().double()))
+    for batch in (first, *later):
+        chain(batch)
+    handle.remove()
+    if statistic == "treves_rolls":
+        absolute, squares = ([f(h).sum((0, 2, 3)) for h in seen] for f in (torch.abs, torch.square))
+        absolute, squares = (0.5 * each[0] + sum(each[1:]) for each in (absolute, squares))
+        expected = absolute**2 / squares / (128 * 3.5)
+    else:
+        on = [(h > (h.mean() if statistic == "above_mean" else 0)).double().sum((0, 2, 3)) for h in seen]
+        expected = (0.5 * on[0] + sum(on[1:])) / (128 * 3.5)
+    assert apart.rates()[4:8] == pytest.approx(expected.numpy(), rel=1e-5)
+
+
+@pytest.mark.parametrize("statistic", ["sign", "treves_rolls"])
+def test_a_discarded_step_leaves_no_trace(chain, statistic):
+    given = [torch.randn(2, 1, 8, 8) for _ in range(6)]
+    whole = watching(chain, given[0], every=2, statistic=statistic)
+    skipping = OnRates(chain, whole._groups, decay=0.9, every=2, statistic=statistic)
+    for step, batch in enumerate(given):
+        if step == 2:  # a counted step: of the skipping one it did not take place, so the next pass is counted
+            whole.close()
+            chain(torch.full((2, 1, 8, 8), 50.0))
+            skipping.discard()
+            assert not skipping._pending
+            whole = restored(whole, chain, every=2, statistic=statistic)
+        chain(batch)
+        whole.commit()
+        skipping.commit()
+    assert skipping.state_dict()["steps"] == whole.state_dict()["steps"] == 6
+    assert skipping.rates().tolist() == whole.rates().tolist()
+
+
+def restored(rates: OnRates, net: nn.Module, **options: object) -> OnRates:
+    """Another one with the same state, watching again."""
+    again = OnRates(net, rates._groups, decay=0.9, **options)
+    again.load_state_dict(rates.state_dict())
+    return again
 
 
 def test_skipped_steps_cost_no_counting(chain):
@@ -199,9 +251,29 @@ def test_counts_are_integers_under_autocast(chain):
         chain(given)
     assert {each.dtype for each in rates._pending.values()} == {torch.int64}
     rates.commit()
-    on = torch.cat([torch.from_numpy(each) for each in rates._on])
+    on = torch.cat([torch.from_numpy(each) for each in rates._sums], 1)
     assert (on == on.round()).all()
     assert rates._total.tolist() == [128, 128, 128]
+
+
+@pytest.mark.parametrize("statistic", ["sign", "treves_rolls", "above_mean"])
+def test_moments_and_counts_of_autocast_activations(chain, statistic):
+    """Bfloat16 activations give the statistic of their own values, not one of rounded sums."""
+    given = torch.randn(8, 1, 32, 32)
+    rates = watching(chain, given, statistic=statistic)
+    seen: list[Tensor] = []
+    handle = chain.acts[1].register_forward_hook(lambda _, __, output: seen.append(output.detach()))
+    with torch.autocast("cpu", torch.bfloat16):
+        chain(given)
+    handle.remove()
+    rates.commit()
+    h = seen[0].double()
+    assert seen[0].dtype == torch.bfloat16
+    threshold = h.mean() if statistic == "above_mean" else 0
+    expected = (h > threshold).double().mean((0, 2, 3))
+    if statistic == "treves_rolls":
+        expected = h.abs().mean((0, 2, 3)) ** 2 / h.square().mean((0, 2, 3))
+    assert rates.rates()[4:8] == pytest.approx(expected.numpy(), rel=1e-5)
 
 
 def test_more_positions_than_float32_can_count():
@@ -213,32 +285,12 @@ def test_more_positions_than_float32_can_count():
     net[0].train()(values)
     net[0](torch.full((1, 1, 1), -1.0))
     rates.commit()
-    assert rates._on[0].tolist() == [positions]
+    assert rates._sums[0].tolist() == [[positions]]
     assert rates._total.tolist() == [positions + 1]
     for _ in range(3):
         net[0](torch.ones(1, 1, 1))
         rates.commit()
-    assert rates._on[0].tolist() == [positions + 3]
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.integers(1, 5), min_size=0, max_size=2),
-    st.sampled_from([1, 7, 8, 255, 2040, 2048, 4081, 8 * 255 * 3 + 16]),
-    st.integers(0, 1),
-    st.floats(0, 1),
-)
-def test_counting_by_words_is_counting(lead, length, axis, share):
-    shape = [2, 3, *lead, length]
-    on = torch.rand(shape, generator=torch.Generator().manual_seed(length)) < share
-    expected = on.transpose(0, axis).flatten(1).sum(1)
-    assert torch.equal(count_true(on, axis), expected)
-    strided = on.transpose(2, -1)
-    assert torch.equal(count_true(strided, axis), expected)
-
-
-def test_counting_by_words_cannot_overflow_a_byte():
-    assert count_true(torch.ones(2, 3, 8 * 255 * 40, dtype=torch.bool), 1).tolist() == [2 * 8 * 255 * 40] * 3
+    assert rates._sums[0].tolist() == [[positions + 3]]
 
 
 def test_one_shared_activation_module_is_told_apart_by_call():
@@ -320,6 +372,60 @@ def test_state_of_another_network_is_refused(chain):
         watching(chain, torch.zeros(1, 1, 8, 8)).load_state_dict(state)
 
 
+def test_state_of_another_statistic_is_refused(chain):
+    given = torch.zeros(1, 1, 8, 8)
+    state = watching(chain, given, statistic="treves_rolls").state_dict()
+    for other in ("sign", "above_mean"):
+        with pytest.raises(SynbbError, match=f"statistic 'treves_rolls' of first does not fit '{other}'"):
+            watching(chain, given, statistic=other).load_state_dict(state)
+    again = watching(chain, given, statistic="treves_rolls")
+    again.load_state_dict(state)
+    with pytest.raises(SynbbError, match="statistic 'treves' is not one of sign"):
+        watching(chain, given, statistic="treves")
+
+
+def test_auto_takes_each_activation_s_own_statistic():
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 1)).train()
+    given = torch.randn(50, 3)
+    rates = watching(net, given, statistic="auto")
+    net(given)
+    rates.commit()
+    h = net[:4](given).detach().double()
+    assert rates.state_dict()["statistics"] == ["sign", "treves_rolls"]
+    assert rates.rates()[:4] == pytest.approx((net[:2](given) > 0).double().mean(0).numpy())
+    assert rates.rates()[4:] == pytest.approx((h.abs().mean(0) ** 2 / h.square().mean(0)).numpy(), rel=1e-5)
+
+
+def test_rates_that_a_refresh_needs_and_that_are_unknown_are_named(chain):
+    rates = watching(chain, torch.zeros(1, 1, 8, 8), statistic="treves_rolls")
+    rates.check(np.zeros(0, dtype=np.int64))
+    with pytest.raises(SynbbError, match="of second were never counted: run the model in training mode"):
+        rates.check(np.array([5, 6]))
+    chain(torch.randn(2, 1, 8, 8))
+    rates.commit()
+    rates.check(np.ones(12, dtype=bool))
+    with torch.no_grad():
+        chain.third.bias[1] = float("inf")
+        chain.norms[2] = nn.Identity()
+    chain(torch.randn(2, 1, 8, 8))
+    rates.commit()
+    rates.check(np.arange(8))
+    rates.check(np.array([8, 10]))
+    with pytest.raises(SynbbError, match=r"after step 2: values of third are not finite; lower the learning rate$"):
+        rates.check(np.arange(12))
+
+
+def test_rates_that_nothing_shows_are_named():
+    groups = [UnitGroup("hidden", "relu", 2, 0, None), UnitGroup("seen", "relu", 2, 2, Observer("0", "output", 1, 0))]
+    net = nn.Sequential(nn.Linear(2, 2)).train()
+    rates = OnRates(net, groups, decay=0.9, every=1)
+    net(torch.randn(3, 2))
+    rates.commit()
+    rates.check(np.array([2, 3]))
+    with pytest.raises(SynbbError, match="no module reads or returns those of hidden: exclude"):
+        rates.check(np.array([1]))
+
+
 @pytest.mark.parametrize(("decay", "every"), [(0.0, 1), (1.1, 1), (0.9, 0)])
 def test_impossible_settings(chain, decay, every):
     with pytest.raises(SynbbError, match=r"decay|count_every"):
@@ -348,6 +454,6 @@ def test_two_processes_choose_the_masks_of_one_on_the_joint_batch(tmp_path: Path
         assert rank_rates.tolist() == rates.tolist()
         assert all(torch.equal(masks[name], alone[name]) for name in alone)
         # Any rank's state is everybody's: rank 0 alone may write the checkpoint.
-        assert [each.tolist() for each in state["activity"]["on"]] == [
-            each.tolist() for each in ranks[0][1]["activity"]["on"]
+        assert [each.tolist() for each in state["activity"]["sums"]] == [
+            each.tolist() for each in ranks[0][1]["activity"]["sums"]
         ]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from synbb.errors import SynbbError
 from synbb.pruning import balance
-from synbb.pruning.actuators import ConnectionTable, keep_balanced, keep_strongest
+from synbb.pruning.actuators import Budget, ConnectionTable, keep_balanced, keep_strongest
 from synbb.pruning.wiring import TracedLayer
 
 BETA = 1 / 0.15
@@ -24,16 +24,14 @@ class Case:
     rates: np.ndarray
 
     def keep(self, density, actuator, scope="layer", minimum=1, beta=BETA):
+        law = balance.Balance(balance.log_odds(self.rates), beta)
         return keep_balanced(
-            self.table,
-            self.scores,
-            self.rates,
-            density=density,
-            actuator=actuator,
-            scope=scope,
-            beta=beta,
-            minimum=minimum,
+            self.table, self.scores, law, share_of(self.table, density, scope), actuator=actuator, minimum=minimum
         )
+
+
+def share_of(table: ConnectionTable, density: float, scope: str = "layer") -> Budget:
+    return Budget(scope, np.full(len(table.scopes(scope)), density))
 
 
 def layer(inputs: int, outputs: int, reads: list[tuple[int, int]], writes: list[tuple[int, int]]) -> TracedLayer:
@@ -90,7 +88,7 @@ def test_every_scope_keeps_exactly_its_share(case, density, actuator, scope):
 @settings(max_examples=60)
 @given(cases(), st.floats(0.02, 1), st.sampled_from(["layer", "network"]))
 def test_the_strongest_are_kept_exactly(case, density, scope):
-    kept = keep_strongest(case.table, case.scores, density=density, scope=scope)
+    kept = keep_strongest(case.table, case.scores, share_of(case.table, density, scope))
     for members in case.table.scopes(scope):
         assert kept[members].sum() == round(density * len(members))
         if kept[members].any() and not kept[members].all():

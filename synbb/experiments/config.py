@@ -1,0 +1,156 @@
+"""The settings of a study: which methods are compared, at which densities, with which seeds, on which data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from synbb.errors import SynbbError
+from synbb.schema import Settings, nearest, validated
+from synbb.training.config import read_mapping, set_key
+
+Density = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0)]
+
+
+class MethodSettings(Settings, extra="allow"):
+    """One method: keys of ``pruning``, and where its masks come from.
+
+    Attributes:
+        after: name of another method, whose final masks of the same fold, density and seed this one trains with.
+    """
+
+    after: str | None = None
+
+    @property
+    def pruning(self) -> dict[str, Any]:
+        """The keys of ``pruning``."""
+        return dict(self.__pydantic_extra__ or {})
+
+    @property
+    def at_own_density(self) -> bool:
+        """Whether the method is run once for all densities: unpruned, or with a density of its own."""
+        return self.pruning.get("method") == "none" or "density" in self.pruning
+
+
+class StudySettings(Settings):
+    """A study: methods x densities x seeds x folds.
+
+    Attributes:
+        base: path of a run's config that ``run`` changes; none when ``run`` is complete.
+        run: settings of every run: task, data, model, training, pruning.
+        folds: name → changes of the run's settings by dotted keys; each holds out other data.
+        methods: name → keys of ``pruning``; ``{method: none}`` is run once for all densities.
+        densities: at which the methods are compared.
+        seeds: of weights and data order; the same for all methods, so that differences are paired.
+        reference: the method that all others are compared with.
+        table: CSV of finished runs, small enough to be committed; DIR/runs.csv by default.
+        keep: what stays of a scored run beside settings, metrics and masks: nothing more (``none``), its ``weights``,
+            or ``all``, checkpoints and TensorBoard files too.
+    """
+
+    base: str | None = None
+    run: dict[str, Any] = Field(default_factory=dict)
+    folds: Annotated[dict[str, dict[str, Any]], Field(min_length=1, default_factory=lambda: {"all": {}})]
+    methods: Annotated[dict[str, MethodSettings], Field(min_length=1)]
+    densities: Annotated[tuple[Density, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    reference: str
+    table: str | None = None
+    keep: Literal["none", "weights", "all"] = "weights"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, values in (("densities", self.densities), ("seeds", self.seeds)):
+            double = sorted({value for value in values if values.count(value) > 1})
+            if double:
+                raise ValueError(f"{name}: {', '.join(map(str, double))} stands more than once")
+        if self.reference not in self.methods:
+            raise ValueError(
+                f"reference {self.reference!r} is none of the methods{nearest(self.reference, [*self.methods])}"
+            )
+        for name in [*self.methods, *self.folds]:
+            if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
+                raise ValueError(f"name {name!r} becomes a folder: use letters, digits, - and _")
+        for name, method in self.methods.items():
+            self._check_after(name, method)
+        return self
+
+    def _check_after(self, name: str, method: MethodSettings) -> None:
+        seen = [name]
+        while method.after is not None:
+            if method.after not in self.methods:
+                raise ValueError(
+                    f"methods.{seen[-1]}.after = {method.after!r} is none of the methods"
+                    f"{nearest(method.after, [*self.methods])}"
+                )
+            if method.after in seen:
+                raise ValueError(f"methods: {' after '.join([*seen, method.after])} is a circle; one must come first")
+            seen.append(method.after)
+            before = self.methods[method.after]
+            if before.pruning.get("method") == "none":
+                raise ValueError(
+                    f"methods.{seen[-2]}.after = {seen[-1]!r}: that method prunes nothing, it has no masks"
+                )
+            if before.at_own_density and not method.at_own_density:
+                raise ValueError(
+                    f"methods.{seen[-2]}.after = {seen[-1]!r}: that method is run at a density of its own; give "
+                    f"methods.{seen[-2]}.density too"
+                )
+            method = before
+
+    def order(self) -> list[str]:
+        """Names of the methods, each after the one that it needs masks of."""
+        done: list[str] = []
+
+        def put(name: str) -> None:
+            after = self.methods[name].after
+            if after is not None:
+                put(after)
+            if name not in done:
+                done.append(name)
+
+        for name in self.methods:
+            put(name)
+        return done
+
+
+def load_study(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> StudySettings:
+    """Read the YAML file of a study; ``base`` is read into ``run``.
+
+    Args:
+        path: of the file.
+        overrides: ``key=value`` with dotted keys, ``run.training.steps=100`` for example.
+
+    Raises:
+        SynbbError: a file is missing or no YAML mapping, or a key or value is wrong.
+    """
+    values = read_mapping(path, overrides, "run, folds, methods, densities, seeds, reference")
+    study = validated(StudySettings, values, str(path))
+    if study.base is None:
+        return study
+    run = merged(read_mapping(study.base), study.run)
+    return study.model_copy(update={"run": run, "base": None})
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with the keys of ``changes``, nested mappings key by key."""
+    out = dict(base)
+    for key, value in changes.items():
+        inner = out.get(key)
+        out[key] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return out
+
+
+def changed(values: dict[str, Any], changes: dict[str, Any], where: str) -> None:
+    """Set dotted keys in ``values``.
+
+    Raises:
+        SynbbError: a key lies below something that holds no keys.
+    """
+    for key, value in changes.items():
+        if not isinstance(key, str):
+            raise SynbbError(f"{where}: {key!r} is no key; write dotted keys such as data.volumes")
+        set_key(values, key, value, where)

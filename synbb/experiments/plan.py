@@ -1,0 +1,146 @@
+"""The runs of a study, in the order in which they can be done, each with its settings and their hash."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from synbb.errors import SynbbError
+from synbb.experiments.config import StudySettings, changed
+from synbb.pruning.rows import Cell
+from synbb.schema import nearest, validated
+from synbb.training.config import RunConfig
+
+MASKS = "masks.safetensors"
+NO_MATTER = ("training.loader_threads", "training.prefetch", "training.checkpoint_every", "pruning.masks_from")
+"""Settings that change no result, or are told by something else: they are no part of the hash."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a study.
+
+    Attributes:
+        cell: fold, method, density, seed.
+        config: its settings.
+        config_hash: of all settings that may change its result.
+        folder: where it is trained.
+        evidence: where the counts behind its scores are kept.
+        after: the run whose masks it needs.
+    """
+
+    cell: Cell
+    config: RunConfig
+    config_hash: str
+    folder: Path
+    evidence: Path
+    after: Cell | None
+
+    @property
+    def masks_file(self) -> Path:
+        """Its final masks."""
+        return self.folder / MASKS
+
+
+def plan(study: StudySettings, output: Path, source: str, only: tuple[str, ...] = ()) -> list[PlannedRun]:
+    """All runs of a study. The methods of one seed, fold and density come together.
+
+    Args:
+        study: its settings.
+        output: folder of the study.
+        source: name of the settings, for messages.
+        only: methods to run, with those whose masks they need; all when empty.
+
+    Raises:
+        SynbbError: a method or fold leads to settings that no run can have.
+    """
+    wanted = _wanted(study, only)
+    planned: dict[Cell, PlannedRun] = {}
+    for seed in study.seeds:
+        for fold in study.folds:
+            for density in study.densities:
+                for method in (name for name in study.order() if name in wanted):
+                    cell = _cell(study, fold, method, density, seed)
+                    if cell not in planned:
+                        planned[cell] = _planned(study, cell, density, output, source, planned)
+    return list(planned.values())
+
+
+def _wanted(study: StudySettings, only: tuple[str, ...]) -> set[str]:
+    wanted = set()
+    for name in only or study.methods:
+        if name not in study.methods:
+            raise SynbbError(f"--only {name!r} is none of the study's methods{nearest(name, [*study.methods])}")
+        each: str | None = name
+        while each is not None:
+            wanted.add(each)
+            each = study.methods[each].after
+    return wanted
+
+
+def _cell(study: StudySettings, fold: str, method: str, density: float, seed: int) -> Cell:
+    settings = study.methods[method]
+    if not settings.at_own_density:
+        return Cell(fold, method, float(density), seed)
+    own = settings.pruning.get("density", 1.0)
+    if isinstance(own, bool) or not isinstance(own, int | float) or not 0 < own <= 1:
+        raise SynbbError(f"methods.{method}.density = {own!r} is no number above 0 and at most 1")
+    return Cell(fold, method, 1.0 if settings.pruning.get("method") == "none" else float(own), seed)
+
+
+def _planned(
+    study: StudySettings, cell: Cell, density: float, output: Path, source: str, known: dict[Cell, PlannedRun]
+) -> PlannedRun:
+    settings = study.methods[cell.method]
+    values: dict[str, Any] = copy.deepcopy(study.run)
+    changed(values, study.folds[cell.fold], f"{source}: folds.{cell.fold}")
+    values["seed"] = cell.seed
+    pruning = {**values.get("pruning", {}), **settings.pruning}
+    if pruning.get("method") != "none":
+        pruning["density"] = cell.density
+    before = None
+    if settings.after is not None:
+        before = known[_cell(study, cell.fold, settings.after, density, cell.seed)]
+        pruning["masks_from"] = str(before.masks_file)
+    values["pruning"] = pruning
+    config = validated(RunConfig, values, f"{source}, fold {cell.fold}, method {cell.method}")
+    if config.training.devices not in ("auto", 1):
+        raise SynbbError(f"{source}: training.devices={config.training.devices}: each run of a study has one device")
+    name = f"{cell.method}-d{cell.density:g}-s{cell.seed}"
+    return PlannedRun(
+        cell=cell,
+        config=config,
+        config_hash=config_hash(config, "" if before is None else before.config_hash),
+        folder=output / "runs" / cell.fold / name,
+        evidence=output / "evidence" / cell.fold / f"{name}.npz",
+        after=None if before is None else before.cell,
+    )
+
+
+def config_hash(config: RunConfig, before: str = "") -> str:
+    """12 hexadecimal digits that change with every setting that may change a run's result.
+
+    Settings that are off (null, false, empty) are left out, so that an option which a later version adds, off by
+    default, does not make all runs done so far another study.
+
+    Args:
+        config: the settings.
+        before: hash of the run whose masks are taken.
+    """
+    values = config.plain()
+    for key in NO_MATTER:
+        group, name = key.split(".")
+        values[group].pop(name, None)
+    text = json.dumps([_on(values), before], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _on(value: Any) -> Any:
+    if isinstance(value, dict):
+        inner = {key: _on(each) for key, each in value.items()}
+        return {key: each for key, each in inner.items() if not (each is None or each is False or each in ({}, []))}
+    return [_on(each) for each in value] if isinstance(value, list) else value

@@ -1,0 +1,90 @@
+"""How much of the budget each layer gets, and what one connection costs.
+
+``uniform`` gives every layer the same share. ``erk`` (Erdős-Rényi-Kernel; Mocanu et al. 2018, Evci et al. 2020) gives
+a layer of n inputs, m outputs and kernel extents w a share in proportion to (n + m + sum w) / (n m prod w): small
+layers stay denser. :mod:`synbb.pruning.feedback` moves shares by how the loss responds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from synbb.errors import SynbbError
+from synbb.pruning.balance import HALVINGS, bisect
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from synbb.pruning.actuators import ConnectionTable
+    from synbb.pruning.balance import Floats
+    from synbb.pruning.wiring import TracedLayer
+
+Allocation = Literal["uniform", "erk", "loss"]
+Currency = Literal["density", "traffic", "macs"]
+
+
+def shares_in_proportion(proportions: Floats, sizes: Floats, share: float, least: Floats | float = 0.0) -> Floats:
+    """Shares of each layer in ``proportions``, clipped to [``least``, 1], that together take ``share`` of all.
+
+    Args:
+        proportions: positive, shape (layers,).
+        sizes: dense cost of each layer.
+        share: of the total.
+        least: smallest share of a layer.
+
+    Raises:
+        SynbbError: the least shares take more than ``share``.
+    """
+    total = share * float(sizes.sum())
+    floor = np.broadcast_to(np.asarray(least, dtype=np.float64), sizes.shape)
+    if float((floor * sizes).sum()) > total * (1 + 1e-9):
+        raise SynbbError(f"a budget of {share:.4f} is below what the least share of every layer takes")
+
+    def given(scale: float) -> Floats:
+        return np.clip(scale * proportions, floor, 1.0)
+
+    def cost(exponent: float) -> float:
+        return float((given(np.exp(exponent)) * sizes).sum())
+
+    reach = np.log(proportions)
+    exponent = bisect(cost, -float(reach.max()) - 40.0, -float(reach.min()) + 1.0, total, HALVINGS)
+    return given(np.exp(exponent))
+
+
+def erk_proportions(layers: Sequence[TracedLayer], shapes: Sequence[Sequence[int]]) -> Floats:
+    """Erdős-Rényi-Kernel proportion of each layer, from its weight's shape."""
+    found = []
+    for layer, shape in zip(layers, shapes, strict=True):
+        kernel = list(shape[2:])
+        inputs, outputs = layer.in_channels / layer.groups, layer.out_channels
+        found.append(
+            (inputs + outputs + sum(kernel))
+            / (inputs * outputs * float(np.prod(kernel)) if kernel else inputs * outputs)
+        )
+    return np.array(found)
+
+
+def connection_costs(
+    currency: Currency, table: ConnectionTable, layers: Sequence[TracedLayer], rates: Floats
+) -> Floats | None:
+    """What each connection costs; None where all cost the same.
+
+    Args:
+        currency: ``density`` counts connections, ``traffic`` adds up the on-rates of the units they leave, ``macs``
+            multiply-accumulates per sample.
+        table: the masked connections.
+        layers: the masked layers.
+        rates: on-rate of each unit.
+    """
+    if currency == "density":
+        return None
+    if currency == "macs":
+        each = [layer.positions * layer.weights / size for layer, size in zip(layers, table.layer_sizes, strict=True)]
+        return np.array(each)[table.layer]
+    connections, units = table.out_pairs
+    sent = np.bincount(connections, weights=np.nan_to_num(rates, nan=0.5)[units], minlength=table.count)
+    times = np.bincount(connections, minlength=table.count)
+    # A channel that sums units carries their mean; one without units is charged as a unit that is on half the time.
+    return np.where(times > 0, sent / np.maximum(times, 1), 0.5)

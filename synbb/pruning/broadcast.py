@@ -1,0 +1,212 @@
+"""Budgeted Broadcast: each unit keeps as many connections as the selectivity-audience balance grants it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from synbb.errors import SynbbError
+from synbb.pruning.actuators import Actuator, keep_balanced
+from synbb.pruning.balance import Balance, Floats, Law, LocalBudget, log_odds
+from synbb.pruning.feedback import BetaFeedback
+from synbb.pruning.pruner import Pruner, one_of
+
+if TYPE_CHECKING:
+    from synbb.pruning.evidence import Evidence
+
+DEFAULT_BETA = 1 / 0.15
+"""Moves the relative degree by 0.15 for each unit of log-odds (METHOD §5)."""
+
+Regrowth = Literal["natural", "gradient"]
+
+
+class BudgetedBroadcast(Pruner):
+    """Budgeted Broadcast: the selectivity-audience balance log((1 - a) / a) = beta k (METHOD §2).
+
+    Within a unit, connections are ranked by their norm over the RMS norm of the layer they enter, chosen anew from all
+    latent weights at each refresh, so that a unit whose on-rate fell wins audience back.
+
+    Args:
+        density: share of the budget that is left at the end.
+        actuator: ``fan_out`` (a busy unit speaks to few), ``fan_in`` (a busy unit listens to few) or ``both``.
+        beta: log-odds that one unit of relative degree is worth; the default moves the relative degree by 0.15 for
+            each unit of log-odds. ``"auto"`` starts there and lets the loss move it.
+        minimum: least number of connections of a unit within a scope; where a connection counts for several units (both
+            actuators at once, or a channel that sums units) it is aimed at and not promised.
+        act: ``"law"`` shapes all degrees at every refresh; ``"over_budget"`` acts only on units whose relative traffic
+            a_i k_i / K_i exceeds a local budget tau, which is solved for the density.
+        tau: the local budget itself, in (0, 1], instead of a density (leave that at 1): connections live are then what
+            the units' own budgets leave.
+        regrowth: ``natural`` ranks all latent weights anew; ``gradient`` lets the largest gradients take the place of
+            the weakest ``drop`` of live connections, as RigL does, from zero.
+        drop: share of live connections up for exchange at each refresh with ``regrowth="gradient"``.
+        threshold_shift: extension, off at 0: at each refresh, units whose traffic is above their layer's mean get their
+            norm's bias lowered by this times its gain (intrinsic plasticity).
+        gate: as in :class:`Pruner`, on by default here.
+        options: the others of :class:`Pruner`.
+    """
+
+    method = "bb"
+    reads_rates = True
+
+    def __init__(
+        self,
+        density: float = 1.0,
+        *,
+        actuator: Actuator = "fan_in",
+        beta: float | Literal["auto"] = DEFAULT_BETA,
+        minimum: int = 1,
+        act: Literal["law", "over_budget"] = "law",
+        tau: float | None = None,
+        regrowth: Regrowth = "natural",
+        drop: float = 0.3,
+        threshold_shift: float = 0.0,
+        gate: float = 0.03,
+        **options: Any,
+    ) -> None:
+        if tau is not None and not 0 < tau <= 1:
+            raise SynbbError(f"pruning tau {tau} must lie in (0, 1]: on-rate times relative degree")
+        if tau is not None and density != 1:
+            raise SynbbError(
+                f"pruning density {density} contradicts tau {tau}: a local budget settles the density itself; leave "
+                "density at 1, or leave tau out and use act 'over_budget' to have it solved"
+            )
+        # A local budget falls over the ramp as a density does, from one that bounds nothing.
+        super().__init__(density if tau is None else tau, gate=gate, **options)
+        one_of("actuator", actuator, ("fan_out", "fan_in", "both"))
+        one_of("act", act, ("law", "over_budget"))
+        one_of("regrowth", regrowth, ("natural", "gradient"))
+        if isinstance(beta, str) and beta != "auto":
+            raise SynbbError(f"pruning beta {beta!r} is no number and not 'auto'")
+        if not isinstance(beta, str) and not beta > 0:
+            raise SynbbError(f"pruning beta {beta} must be positive")
+        if minimum < 0:
+            raise SynbbError(f"pruning minimum of {minimum} connections must not be negative")
+        if not 0 <= drop <= 1:
+            raise SynbbError(f"pruning drop {drop} must lie in [0, 1]")
+        if threshold_shift < 0:
+            raise SynbbError(f"pruning threshold_shift {threshold_shift} must not be negative; 0 switches it off")
+        self.actuator, self.minimum, self.act, self.tau = actuator, minimum, act, tau
+        self.regrowth, self.drop, self.threshold_shift = regrowth, drop, threshold_shift
+        self._beta = BetaFeedback(DEFAULT_BETA if isinstance(beta, str) else float(beta))
+        self._beta_moves = isinstance(beta, str)
+        needed = {"gradients"} if self._beta_moves or regrowth == "gradient" else set()
+        self.needs = self.needs | needed  # type: ignore[misc]  # per instance: what these options look at
+        self.revives = "zero" if regrowth == "gradient" else "latent"
+
+    @property
+    def beta(self) -> float:
+        """Strength of the law, as it is now."""
+        return self._beta.beta
+
+    def rates_for_law(self, evidence: Evidence) -> Floats:
+        """On-rates that the law is applied to; controls change them."""
+        return evidence.rates
+
+    def odds_for_law(self, evidence: Evidence) -> Floats:
+        """log((1 - a) / a) of each unit; controls change them."""
+        return log_odds(self.rates_for_law(evidence))
+
+    def choose(self, share: float, evidence: Evidence) -> np.ndarray:
+        """Rows keep what the law grants them; see :func:`synbb.pruning.actuators.keep_balanced`."""
+        return self._keep(share, evidence, self.beta)
+
+    def observe(self, evidence: Evidence) -> None:
+        """Check the on-rates, and move budget and beta where the loss is to do so.
+
+        Raises:
+            SynbbError: units whose on-rates were never counted, or are not finite.
+        """
+        self.activity.check(self._judged())
+        super().observe(evidence)
+        if self._beta_moves:
+            share = self.schedule.target(self.steps)
+            self._beta.observe(evidence, lambda beta: self._keep(share, evidence, beta))
+
+    def least_shares(self) -> Floats | float:
+        """What minimum degrees take of each layer."""
+        pairs = {"fan_out": [self.table.out_pairs], "fan_in": [self.table.in_pairs]}
+        chosen = pairs.get(self.actuator, [self.table.out_pairs, self.table.in_pairs])
+        least = np.zeros(len(self.layers))
+        for connections, units in chosen:
+            rows = np.unique(np.stack([self.table.layer[connections], units]), axis=1)
+            least = np.maximum(least, np.bincount(rows[0], minlength=len(least)) * float(self.minimum))
+        return np.minimum(least / np.array(self.table.layer_sizes), 1.0)
+
+    def own_state(self) -> dict[str, Any]:
+        """Feedback of layers and beta."""
+        return {**super().own_state(), "beta": self._beta.state_dict()}
+
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`own_state` returned."""
+        super().load_own_state(state)
+        self._beta.load_state_dict(state["beta"])
+
+    def _keep(self, share: float, evidence: Evidence, beta: float) -> np.ndarray:
+        local = self.act == "over_budget" or self.tau is not None
+        law: Law = LocalBudget(self.rates_for_law(evidence)) if local else Balance(self.odds_for_law(evidence), beta)
+        return keep_balanced(
+            self.table,
+            self._scores(evidence),
+            law,
+            self.budget(share, evidence),
+            actuator=self.actuator,
+            minimum=self.minimum,
+            eligible=evidence.eligible,
+            parameter=share if self.tau is not None else None,
+        )
+
+    def _scores(self, evidence: Evidence) -> Floats:
+        relative = evidence.relative_weights()
+        if self.regrowth == "natural" or not evidence.gradients.any():
+            return relative
+        # Two tiers: live connections that stay in place, by weight, and below them all others by gradient.
+        scores = _ranks(evidence.gradients)
+        for members in self.table.scopes("layer"):
+            live = members[evidence.live[members]]
+            staying = live[np.argsort(-relative[live], kind="stable")[: round((1 - self.drop) * len(live))]]
+            scores[staying] = 1.0 + _ranks(relative)[staying]
+        return scores
+
+    def _judged(self) -> np.ndarray:
+        """Units whose on-rates decide degrees."""
+        out, into = self.table.out_pairs[1], self.table.in_pairs[1]
+        chosen = {"fan_out": [out], "fan_in": [into], "both": [out, into]}[self.actuator]
+        return np.unique(np.concatenate(chosen))
+
+    def _refresh(self, share: float) -> None:
+        super()._refresh(share)
+        if self.threshold_shift:
+            self._shift_thresholds()
+
+    @torch.no_grad()
+    def _shift_thresholds(self) -> None:
+        rates, kept = self.activity.rates(), self.kept()
+        live = self.table.fan_out(kept, self.wiring.unit_count)
+        modules = dict(self.model.named_modules())
+        for group in self.wiring.groups:
+            if group.norm is None:
+                continue
+            own = slice(group.first, group.first + group.size)
+            traffic = np.nan_to_num(rates[own]) * live[own]
+            over = torch.from_numpy(traffic > traffic.mean())
+            norm = modules[group.norm]
+            shift = self.threshold_shift * norm.weight.abs() * over.to(norm.weight)  # type: ignore[operator, union-attr]
+            norm.bias.sub_(shift)  # type: ignore[operator, union-attr]
+
+
+class ClosedLoop(BudgetedBroadcast):
+    """Budgeted Broadcast with one number to give: the loss moves budget between layers and sets beta."""
+
+    method = "bb-auto"
+
+    def __init__(self, density: float, **options: Any) -> None:
+        super().__init__(density, **{"allocation": "loss", "beta": "auto", **options})
+
+
+def _ranks(values: Floats) -> Floats:
+    """Rank of each value in [0, 1), the largest last, ties by index."""
+    order = np.argsort(np.argsort(values, kind="stable"), kind="stable")
+    return order / max(len(values), 1)

@@ -1,0 +1,134 @@
+"""What a score was counted from, by resampling unit, so that a bootstrap can count it again.
+
+A score like an average precision is no mean over objects: it must be computed anew from the counts of the units that
+a bootstrap has drawn. A :class:`Resampled` keeps those counts, one row a unit, in parts that are drawn independently
+(tiles of a volume, annotated objects, utterances).
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synbb.errors import SynbbError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Floats = NDArray[np.float64]
+
+SHAPES = {"average_precision": (2, None), "f1": (3,), "ratio": (2,)}
+"""Kind of score → shape of the counts of one unit; None is any length."""
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """Counts of one score.
+
+    Attributes:
+        kind: ``average_precision`` of histograms (positives, negatives) x bins, lowest probability first; ``f1`` of
+            true positives, false positives, false negatives; ``ratio`` of numerator and denominator.
+        parts: name of the resampling unit → counts (units, *shape of the kind). Parts are summed.
+
+    Raises:
+        SynbbError: the kind is unknown, or the counts of a part have another shape.
+    """
+
+    kind: str
+    parts: Mapping[str, NDArray[Any]]
+
+    def __post_init__(self) -> None:
+        if self.kind not in SHAPES:
+            raise SynbbError(f"a resampled score of kind {self.kind!r}: kinds are {', '.join(sorted(SHAPES))}")
+        wanted = SHAPES[self.kind]
+        for name, counts in self.parts.items():
+            shape = counts.shape[1:]
+            if len(shape) != len(wanted) or any(w not in (None, n) for n, w in zip(shape, wanted, strict=True)):
+                raise SynbbError(
+                    f"counts of {name!r} for {self.kind} have shape {counts.shape}, not (units, "
+                    f"{', '.join('bins' if w is None else str(w) for w in wanted)})"
+                )
+
+    @property
+    def units(self) -> dict[str, int]:
+        """Number of units of each part."""
+        return {name: len(counts) for name, counts in self.parts.items()}
+
+    def score(self) -> float:
+        """The score of all units; nan where it has no meaning."""
+        totals = sum(counts.sum(axis=0, dtype=np.float64) for counts in self.parts.values())
+        return float(score_of(self.kind, np.asarray(totals)[None])[0])
+
+    def scores(self, draws: Mapping[str, NDArray[Any]]) -> Floats:
+        """The score of each of n bootstrap samples.
+
+        Args:
+            draws: name of a part → (n, units) how often each unit was drawn.
+
+        Returns:
+            (n,) scores; nan where one has no meaning.
+        """
+        totals: Any = 0.0
+        for name, counts in self.parts.items():
+            flat = counts.reshape(len(counts), -1).astype(np.float64)
+            totals = totals + (draws[name].astype(np.float64) @ flat).reshape(-1, *counts.shape[1:])
+        return score_of(self.kind, totals)
+
+
+def score_of(kind: str, totals: Floats) -> Floats:
+    """Scores of summed counts.
+
+    Args:
+        kind: of the score.
+        totals: (n, *shape of the kind).
+
+    Returns:
+        (n,) float64. Average precision is that of scikit-learn's ``average_precision_score``: the sum of
+        (R_k - R_(k-1)) P_k over thresholds from high to low, the members of one bin being ties.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if kind == "average_precision":
+            positives, everything = totals[:, 0, ::-1], totals.sum(axis=1)[:, ::-1]
+            found, chosen = positives.cumsum(axis=1), everything.cumsum(axis=1)
+            precision = found / np.where(chosen > 0, chosen, 1)
+            return np.asarray((positives * precision).sum(axis=1) / found[:, -1])
+        if kind == "f1":
+            true, wrong, missed = totals.T
+            return np.asarray(2 * true / (2 * true + wrong + missed))
+        return np.asarray(totals[:, 0] / totals[:, 1])
+
+
+def save_resampled(path: Path, scores: Mapping[str, Resampled]) -> None:
+    """Store counts as one compressed npz, atomically."""
+    arrays = {
+        f"{name}/{each.kind}/{part}": counts for name, each in scores.items() for part, counts in each.parts.items()
+    }
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # keyword names hold slashes
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_bytes(buffer.getbuffer())
+    beside.replace(path)
+
+
+def load_resampled(path: Path) -> dict[str, Resampled]:
+    """What :func:`save_resampled` stored.
+
+    Raises:
+        SynbbError: the file is missing or damaged.
+    """
+    try:
+        with np.load(path) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise SynbbError(f"{path}: counts of a run cannot be read ({error}); remove the file") from None
+    found: dict[str, tuple[str, dict[str, NDArray[Any]]]] = {}
+    for key, counts in arrays.items():
+        name, kind, part = key.split("/")
+        found.setdefault(name, (kind, {}))[1][part] = counts
+    return {name: Resampled(kind, parts) for name, (kind, parts) in found.items()}

@@ -1,0 +1,146 @@
+"""The table of a comparison: one row a finished run, in a CSV file that any tool can read."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from synbb.errors import SynbbError, disk_errors
+
+HASH = "config_hash"
+KEY = ("fold", "method", "density", "seed")
+FIRST = (*KEY, HASH, "synbb", "commit", "realised_density", "macs")
+"""Columns that come first, where a table has them."""
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """What tells one run of a comparison from another.
+
+    Attributes:
+        fold: which part of the data is held out.
+        method: name of the pruning method.
+        density: asked for; 1 for methods that are not compared at several.
+        seed: of weights and data order.
+    """
+
+    fold: str
+    method: str
+    density: float
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.fold} {self.method} density {self.density:g} seed {self.seed}"
+
+    @property
+    def key(self) -> dict[str, str]:
+        """The cell's columns of a row."""
+        return {name: plain(getattr(self, name)) for name in KEY}
+
+    @classmethod
+    def of(cls, row: Mapping[str, str]) -> Cell:
+        """The cell of a row.
+
+        Raises:
+            ValueError: density or seed is no number.
+        """
+        return cls(row["fold"], row["method"], float(row["density"]), int(row["seed"]))
+
+
+def plain(value: Any) -> str:
+    """A value as it stands in a table: 6 digits of what is measured; nothing for None and nan."""
+    if value is None or value != value:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+class RunTable:
+    """Rows of finished runs, in a file or, without ``path``, in memory.
+
+    One process writes; every change replaces the file as a whole, so that a reader or a kill never sees half a row.
+
+    Args:
+        path: the CSV; made with the first row.
+
+    Raises:
+        SynbbError: the file is no table of runs.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self._rows: list[Row] = []
+        self.rows()
+
+    def rows(self) -> list[Row]:
+        """All rows, oldest first, as the file has them now; a missing value is an empty string.
+
+        Raises:
+            SynbbError: the file is no table of runs.
+        """
+        if self.path is None or not self.path.exists():
+            return list(self._rows)
+        with self.path.open(newline="") as handle:
+            found = list(csv.DictReader(handle))
+        for number, row in enumerate(found, 2):
+            try:
+                Cell.of(row)
+                complete = None not in row and None not in row.values() and HASH in row
+            except (KeyError, ValueError, TypeError):
+                complete = False
+            if not complete:
+                raise SynbbError(
+                    f"{self.path}: line {number} is no row of a run ({', '.join((*KEY, HASH))} and scores): "
+                    "mend or remove the line"
+                )
+        self._rows = [dict(row) for row in found]
+        return list(self._rows)
+
+    def find(self, cell: Cell, config_hash: str) -> Row | None:
+        """The row of a cell with these settings, None when there is none."""
+        for row in self._rows:
+            if row[HASH] == config_hash and Cell.of(row) == cell:
+                return row
+        return None
+
+    def others(self, cell: Cell, config_hash: str) -> list[Row]:
+        """Rows of the same cell with other settings."""
+        return [row for row in self._rows if row[HASH] != config_hash and Cell.of(row) == cell]
+
+    def append(self, cell: Cell, config_hash: str, values: Mapping[str, Any]) -> Row:
+        """Add a row; the file is read anew before, as somebody may have merged other rows into it.
+
+        Raises:
+            RunEnded: the disk is full.
+        """
+        rows = self.rows()
+        row = {**cell.key, HASH: config_hash, **{name: plain(value) for name, value in values.items()}}
+        rows.append(row)
+        columns = dict.fromkeys(name for each in rows for name in each)
+        ordered = [*(name for name in FIRST if name in columns), *(name for name in columns if name not in FIRST)]
+        if self.path is not None:
+            write_csv(self.path, ordered, rows)
+        self._rows = [{name: each.get(name, "") for name in ordered} for each in rows]
+        return self._rows[-1]
+
+
+def write_csv(path: Path, columns: list[str], rows: list[Row]) -> None:
+    """Write a CSV file as a whole, beside its place and then renamed.
+
+    Raises:
+        RunEnded: the disk is full.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.tmp")
+        beside.write_text(text.getvalue())
+        beside.replace(path)
