@@ -13,6 +13,7 @@ PACKAGE = Path(synbb.__file__).parent
 FLOORS = {
     "errors": -2,
     "schema": -1,
+    "plugins": -1,
     "pruning": 0,
     "volumes": 0,
     "models": 1,
@@ -27,6 +28,7 @@ FLOORS = {
 }
 # Rooms on one floor that may know each other, and why.
 SAME_FLOOR = {
+    ("plugins", "schema"),  # for its hints at names spelt alike
     ("tasks", "inference"),  # a task scores by predicting blocks
     ("experiments", "training"),  # a study is many trainings
 }

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from synbb.models.unet import build_unet
 from synbb.pruning import BudgetedBroadcast, Pruner
+from synbb.training.session import channels_last
 
 VOXEL_SIZE = (50.0, 9.2, 9.2)
 PATCHES = (4, 1, 12, 96, 96)
@@ -47,6 +48,7 @@ class Side:
     def __init__(self, *, pruned: bool, actuator: str, connection: str) -> None:
         torch.manual_seed(0)
         self.net = build_unet(VOXEL_SIZE)
+        channels_last(self.net)  # as training lays weights out on a CPU
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=1e-3, weight_decay=1e-2)
         self.pruner: Pruner | None = None
         if pruned:

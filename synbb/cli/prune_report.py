@@ -104,6 +104,8 @@ def _fits(values: dict[str, Any]) -> Any:
     for which, fit in values["fits"].items():
         law = " (solved for)" if which in values["actuated"] else ""
         found = {"training": fit}
+        if which in values["decided_fits"]:
+            found = {"last refresh's": values["decided_fits"][which], **found}
         if values["held_out"] is not None:
             found["held-out"] = values["held_out"]["fits"][which]
         for where, each in found.items():

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from synbb.experiments.config import load_study
-from synbb.experiments.plan import plan
+from synbb.experiments.analysis import comparison_of, rows_of
+from synbb.experiments.config import StudySettings, load_study
+from synbb.experiments.plan import PlannedRun, plan
+from synbb.experiments.report import power_lines, write_report
 from synbb.experiments.runner import Resources, Say
-from synbb.experiments.study import look, run_study, table_of
+from synbb.experiments.study import StudyIncomplete, look, run_study, table_of
+from synbb.pruning.rows import RunTable
 
 
 def compare(
@@ -46,16 +49,39 @@ def compare(
     folder = output or Path("runs") / "compare" / Path(config).stem
     planned = plan(study, folder, str(config), only)
     resources = Resources.of(jobs, threads)
+    table = table_of(study, folder)
     if dry_run:
-        table = table_of(study, folder)
-        progress = look(planned, table)
-        done = {each.cell for each in progress.done}
-        for each in planned:
-            say(f"{'done   ' if each.cell in done else 'missing'} {each.config_hash} {each.cell}")
-        seconds = progress.seconds(table)
-        time = "" if seconds is None else f", about {seconds / resources.jobs / 60:.0f} min with {resources.jobs} jobs"
-        say(f"{len(progress.done)} of {len(planned)} runs done, {len(progress.todo)} to do{time}")
+        _tell(study, planned, table, resources, say)
         return folder
+    problem = None
     if not analyse_only:
-        run_study(study, planned, folder, resources=resources, say=say)
+        try:
+            run_study(study, planned, folder, resources=resources, say=say)
+        except StudyIncomplete as error:
+            problem = error  # what did succeed is analysed nevertheless
+    table.rows()
+    if problem is None or rows_of(planned, table):
+        for line in write_report(study, planned, table, comparison_of(study, planned, table), folder):
+            say(line)
+    if problem is not None:
+        raise problem
     return folder
+
+
+def _tell(study: StudySettings, planned: list[PlannedRun], table: RunTable, resources: Resources, say: Say) -> None:
+    """What is done and missing, how long it will take, and what could be found."""
+    progress = look(planned, table)
+    done = {each.cell for each in progress.done}
+    for each in planned:
+        say(f"{'done   ' if each.cell in done else 'missing'} {each.config_hash} {each.cell}")
+    if progress.other:
+        say(f"{len(progress.other)} rows of {table.path} were made with other settings and are passed over")
+    seconds = progress.seconds(table)
+    time = "" if seconds is None else f", about {seconds / resources.jobs / 60:.0f} min with {resources.jobs} at a time"
+    say(f"{len(progress.done)} of {len(planned)} runs done, {len(progress.todo)} to do{time}")
+    comparisons = len(study.densities) * (len(study.methods) - 1)
+    say(f"{comparisons} comparisons with {study.reference} in each score, {len(study.seeds)} seeds")
+    if progress.done:
+        comparison = comparison_of(study, planned, table)
+        for line in power_lines(comparison, comparison.differences(comparison.scores), len(study.seeds)):
+            say(line)

@@ -18,10 +18,9 @@ import torch
 from synbb.errors import SynbbError
 from synbb.experiments.diagnostics import diagnostics
 from synbb.pruning.resampling import save_resampled
-from synbb.schema import validated
 from synbb.tasks.base import Task
 from synbb.training.checkpoint import load_weights, write_json
-from synbb.training.config import RunConfig
+from synbb.training.config import RunConfig, run_config
 from synbb.training.run import RunFolder
 from synbb.training.start import start_run
 
@@ -87,7 +86,7 @@ def _end_with(parent: Connection) -> None:
 
 def train_and_score(job: Job) -> None:
     """Train, continuing what is there if it has the same settings, then score and clear up."""
-    config = validated(RunConfig, job.config, str(job.folder))
+    config = run_config(job.config, str(job.folder))
     began, resumed = time.perf_counter(), _prepare(job.folder, config)
 
     def finish(task: Task, run: RunFolder) -> None:
@@ -128,12 +127,12 @@ def score(job: Job, config: RunConfig, task: Task, run: RunFolder, seconds: floa
     if found.resampled:
         save_resampled(job.evidence, found.resampled)
     speed = [row["steps_per_second"] for row in run.records("train")]
-    row: dict[str, Any] = {"realised_density": about["density"], **found.scores}
+    row: dict[str, Any] = {"realised_density": about["density"], "main": found.main, **found.scores}
     row |= {f"validation_{name}": value for name, value in about.get("validation", {}).items()}
     row |= diagnostics(run)
     row |= {"steps_per_second": speed[-1] if speed else None, "seconds": seconds}
     row["scoring_seconds"] = time.perf_counter() - began
-    write_json(run.path / SCORED, {"config_hash": job.config_hash, "main": found.main, "row": row})
+    write_json(run.path / SCORED, {"config_hash": job.config_hash, "row": row})
 
 
 def clear(folder: Path, keep: str) -> None:

@@ -101,6 +101,22 @@ class StudySettings(Settings):
                 )
             method = before
 
+    def own_density(self, method: str) -> float | None:
+        """The density of a method that is run once for all densities (1 when unpruned), None for any other.
+
+        Raises:
+            SynbbError: it is no density.
+        """
+        pruning = self.methods[method].pruning
+        if pruning.get("method") == "none":
+            return 1.0
+        if "density" not in pruning:
+            return None
+        own = pruning["density"]
+        if isinstance(own, bool) or not isinstance(own, int | float) or not 0 < own <= 1:
+            raise SynbbError(f"methods.{method}.density = {own!r} is no number above 0 and at most 1")
+        return float(own)
+
     def order(self) -> list[str]:
         """Names of the methods, each after the one that it needs masks of."""
         done: list[str] = []

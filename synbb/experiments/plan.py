@@ -12,8 +12,8 @@ from typing import Any
 from synbb.errors import SynbbError
 from synbb.experiments.config import StudySettings, changed
 from synbb.pruning.rows import Cell
-from synbb.schema import nearest, validated
-from synbb.training.config import RunConfig
+from synbb.schema import nearest
+from synbb.training.config import RunConfig, run_config
 
 MASKS = "masks.safetensors"
 NO_MATTER = ("training.loader_threads", "training.prefetch", "training.checkpoint_every", "pruning.masks_from")
@@ -83,13 +83,8 @@ def _wanted(study: StudySettings, only: tuple[str, ...]) -> set[str]:
 
 
 def _cell(study: StudySettings, fold: str, method: str, density: float, seed: int) -> Cell:
-    settings = study.methods[method]
-    if not settings.at_own_density:
-        return Cell(fold, method, float(density), seed)
-    own = settings.pruning.get("density", 1.0)
-    if isinstance(own, bool) or not isinstance(own, int | float) or not 0 < own <= 1:
-        raise SynbbError(f"methods.{method}.density = {own!r} is no number above 0 and at most 1")
-    return Cell(fold, method, 1.0 if settings.pruning.get("method") == "none" else float(own), seed)
+    own = study.own_density(method)
+    return Cell(fold, method, float(density) if own is None else own, seed)
 
 
 def _planned(
@@ -107,7 +102,7 @@ def _planned(
         before = known[_cell(study, cell.fold, settings.after, density, cell.seed)]
         pruning["masks_from"] = str(before.masks_file)
     values["pruning"] = pruning
-    config = validated(RunConfig, values, f"{source}, fold {cell.fold}, method {cell.method}")
+    config = run_config(values, f"{source}, fold {cell.fold}, method {cell.method}")
     if config.training.devices not in ("auto", 1):
         raise SynbbError(f"{source}: training.devices={config.training.devices}: each run of a study has one device")
     name = f"{cell.method}-d{cell.density:g}-s{cell.seed}"
@@ -135,6 +130,8 @@ def config_hash(config: RunConfig, before: str = "") -> str:
     for key in NO_MATTER:
         group, name = key.split(".")
         values[group].pop(name, None)
+    if values["pruning"]["method"] == "none":
+        values["pruning"] = {"method": "none"}  # nothing else of it has an effect
     text = json.dumps([_on(values), before], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

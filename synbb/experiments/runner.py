@@ -95,16 +95,19 @@ def run_all(
     running: list[_Running] = []
     with _signals() as received, _threads(resources.threads):
         while (waiting or running) and not received:
+            known = len(problems)
             _start_what_can(waiting, running, failed, problems, resources, keep, logs, context)
+            for problem in problems[known:]:
+                say(problem)
             wait([each.process.sentinel for each in running], timeout=LOOK_EVERY)
             for each in [each for each in running if not each.process.is_alive()]:
                 running.remove(each)
                 each.held.close()
-                problem = _ended(each, logs, finished)
-                if problem is not None:
+                ended = _ended(each, logs, finished)
+                if ended is not None:
                     failed.add(each.planned.cell)
-                    problems.append(problem)
-                    say(problem)
+                    problems.append(ended)
+                    say(ended)
         if received:
             _stop(running, logs, finished)
             name = signal.Signals(received[0]).name

@@ -21,6 +21,10 @@ from synbb.pruning.rows import Row, RunTable
 from synbb.training.checkpoint import read_json
 
 
+class StudyIncomplete(RunEnded):
+    """Runs failed; the others are in the table."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """What there is of a study.
@@ -82,7 +86,8 @@ def run_study(
         The table with all rows.
 
     Raises:
-        RunEnded: runs failed, or the study was stopped; rows that were finished are in the table.
+        StudyIncomplete: runs failed.
+        StudyStopped: a signal came; here, too, rows that were finished are in the table.
         SynbbError: another process works on the same folder.
     """
     table = table_of(study, output)
@@ -101,7 +106,7 @@ def run_study(
             )
             each = (time.perf_counter() - began) / (count - total + len(progress.todo))
             left = f", about {(total - count) * each / 60:.0f} min left" if count < total else ""
-            say(f"{count}/{total} {run.cell}: {scored['main']} {row[scored['main']]}{left}")
+            say(f"{count}/{total} {run.cell}: {row['main']} {row[row['main']]}{left}")
 
         missing = []
         for run in progress.todo:  # scored, but stopped before its row was written
@@ -112,7 +117,9 @@ def run_study(
                 missing.append(run)
         problems = run_all(missing, resources, study.keep, output / "logs", finished, say)
     if problems:
-        raise RunEnded(f"{len(problems)} of {total} runs failed or could not be begun; the same call tries them again")
+        raise StudyIncomplete(
+            f"{len(problems)} of {total} runs failed or could not be begun; the same call tries them again"
+        )
     return table
 
 

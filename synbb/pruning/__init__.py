@@ -1,6 +1,7 @@
 """Budgeted Broadcast and its rivals: torch and numpy only, usable on any network without the rest of synbb."""
 
 from synbb.pruning.broadcast import BudgetedBroadcast, ClosedLoop
+from synbb.pruning.comparison import Comparison, compare
 from synbb.pruning.diagnostics import LayerReport, PruningReport, report
 from synbb.pruning.evidence import Evidence
 from synbb.pruning.masks import apply_masks, load_masks, save_masks
@@ -12,6 +13,7 @@ from synbb.pruning.wiring import Wiring, trace
 __all__ = [
     "BudgetedBroadcast",
     "ClosedLoop",
+    "Comparison",
     "CubicSchedule",
     "Evidence",
     "FixedMask",
@@ -25,6 +27,7 @@ __all__ = [
     "Waypoints",
     "Wiring",
     "apply_masks",
+    "compare",
     "load_masks",
     "report",
     "save_masks",

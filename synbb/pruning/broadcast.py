@@ -14,10 +14,15 @@ from synbb.pruning.feedback import BetaFeedback
 from synbb.pruning.pruner import Pruner, one_of
 
 if TYPE_CHECKING:
-    from synbb.pruning.evidence import Evidence
+    from synbb.pruning.evidence import Evidence, Need
 
 DEFAULT_BETA = 1 / 0.15
 """Moves the relative degree by 0.15 for each unit of log-odds (METHOD §5)."""
+
+SCALED_BETA = DEFAULT_BETA * 0.2
+"""beta times the share of the budget with ``beta="scaled"``: the default at a density of 0.2, where it was found."""
+
+Beta = float | Literal["scaled", "auto"]
 
 Regrowth = Literal["natural", "gradient"]
 
@@ -32,7 +37,9 @@ class BudgetedBroadcast(Pruner):
         density: share of the budget that is left at the end.
         actuator: ``fan_out`` (a busy unit speaks to few), ``fan_in`` (a busy unit listens to few) or ``both``.
         beta: log-odds that one unit of relative degree is worth; the default moves the relative degree by 0.15 for
-            each unit of log-odds. ``"auto"`` starts there and lets the loss move it.
+            each unit of log-odds. ``"scaled"`` divides a constant by the share of the budget: beta is the multiplier of
+            the budget in the derivation and grows as the budget shrinks, and a unit of log-odds then moves a degree in
+            proportion to the mean degree. ``"auto"`` starts there and lets the loss move the constant.
         minimum: least number of connections of a unit within a scope; where a connection counts for several units (both
             actuators at once, or a channel that sums units) it is aimed at and not promised.
         act: ``"law"`` shapes all degrees at every refresh; ``"over_budget"`` acts only on units whose relative traffic
@@ -50,13 +57,14 @@ class BudgetedBroadcast(Pruner):
 
     method = "bb"
     reads_rates = True
+    actuator: Actuator
 
     def __init__(
         self,
         density: float = 1.0,
         *,
         actuator: Actuator = "fan_in",
-        beta: float | Literal["auto"] = DEFAULT_BETA,
+        beta: Beta = DEFAULT_BETA,
         minimum: int = 1,
         act: Literal["law", "over_budget"] = "law",
         tau: float | None = None,
@@ -78,8 +86,8 @@ class BudgetedBroadcast(Pruner):
         one_of("actuator", actuator, ("fan_out", "fan_in", "both"))
         one_of("act", act, ("law", "over_budget"))
         one_of("regrowth", regrowth, ("natural", "gradient"))
-        if isinstance(beta, str) and beta != "auto":
-            raise SynbbError(f"pruning beta {beta!r} is no number and not 'auto'")
+        if isinstance(beta, str):
+            one_of("beta", beta, ("scaled", "auto"))
         if not isinstance(beta, str) and not beta > 0:
             raise SynbbError(f"pruning beta {beta} must be positive")
         if minimum < 0:
@@ -90,16 +98,14 @@ class BudgetedBroadcast(Pruner):
             raise SynbbError(f"pruning threshold_shift {threshold_shift} must not be negative; 0 switches it off")
         self.actuator, self.minimum, self.act, self.tau = actuator, minimum, act, tau
         self.regrowth, self.drop, self.threshold_shift = regrowth, drop, threshold_shift
-        self._beta = BetaFeedback(DEFAULT_BETA if isinstance(beta, str) else float(beta))
-        self._beta_moves = isinstance(beta, str)
-        needed = {"gradients"} if self._beta_moves or regrowth == "gradient" else set()
-        self.needs = self.needs | needed  # type: ignore[misc]  # per instance: what these options look at
+        self._beta = BetaFeedback(SCALED_BETA if isinstance(beta, str) else float(beta))
+        self._beta_scales, self._beta_moves = isinstance(beta, str), beta == "auto"
         self.revives = "zero" if regrowth == "gradient" else "latent"
 
     @property
     def beta(self) -> float:
         """Strength of the law, as it is now."""
-        return self._beta.beta
+        return self._beta_at(self._beta.beta, self.schedule.target(self.steps))
 
     def rates_for_law(self, evidence: Evidence) -> Floats:
         """On-rates that the law is applied to; controls change them."""
@@ -111,7 +117,7 @@ class BudgetedBroadcast(Pruner):
 
     def choose(self, share: float, evidence: Evidence) -> np.ndarray:
         """Rows keep what the law grants them; see :func:`synbb.pruning.actuators.keep_balanced`."""
-        return self._keep(share, evidence, self.beta)
+        return self._keep(share, evidence, self._beta_at(self._beta.beta, share))
 
     def observe(self, evidence: Evidence) -> None:
         """Check the on-rates, and move budget and beta where the loss is to do so.
@@ -123,17 +129,23 @@ class BudgetedBroadcast(Pruner):
         super().observe(evidence)
         if self._beta_moves:
             share = self.schedule.target(self.steps)
-            self._beta.observe(evidence, lambda beta: self._keep(share, evidence, beta))
+            self._beta.observe(evidence, lambda beta: self._keep(share, evidence, self._beta_at(beta, share)))
+
+    def needed(self) -> frozenset[Need]:
+        """Gradients, where they regrow connections or move beta."""
+        by_gradient: frozenset[Need] = frozenset({"gradients"})
+        return super().needed() | (by_gradient if self._beta_moves or self.regrowth == "gradient" else frozenset())
 
     def least_shares(self) -> Floats | float:
         """What minimum degrees take of each layer."""
         pairs = {"fan_out": [self.table.out_pairs], "fan_in": [self.table.in_pairs]}
         chosen = pairs.get(self.actuator, [self.table.out_pairs, self.table.in_pairs])
-        least = np.zeros(len(self.layers))
+        least: Floats = np.zeros(len(self.layers))
         for connections, units in chosen:
             rows = np.unique(np.stack([self.table.layer[connections], units]), axis=1)
             least = np.maximum(least, np.bincount(rows[0], minlength=len(least)) * float(self.minimum))
-        return np.minimum(least / np.array(self.table.layer_sizes), 1.0)
+        shares: Floats = np.minimum(least / np.array(self.table.layer_sizes), 1.0)
+        return shares
 
     def own_state(self) -> dict[str, Any]:
         """Feedback of layers and beta."""
@@ -157,6 +169,9 @@ class BudgetedBroadcast(Pruner):
             eligible=evidence.eligible,
             parameter=share if self.tau is not None else None,
         )
+
+    def _beta_at(self, beta: float, share: float) -> float:
+        return beta / share if self._beta_scales else beta
 
     def _scores(self, evidence: Evidence) -> Floats:
         relative = evidence.relative_weights()
@@ -193,8 +208,8 @@ class BudgetedBroadcast(Pruner):
             traffic = np.nan_to_num(rates[own]) * live[own]
             over = torch.from_numpy(traffic > traffic.mean())
             norm = modules[group.norm]
-            shift = self.threshold_shift * norm.weight.abs() * over.to(norm.weight)  # type: ignore[operator, union-attr]
-            norm.bias.sub_(shift)  # type: ignore[operator, union-attr]
+            shift = self.threshold_shift * norm.weight.abs() * over.to(norm.weight)
+            norm.bias.sub_(shift)
 
 
 class ClosedLoop(BudgetedBroadcast):

@@ -91,7 +91,8 @@ class Comparison:
             for density in self.densities:
                 theirs = self.at(self.reference, density, score)
                 for method in self.methods:
-                    if method != self.reference:
+                    again = {method, self.reference} <= self.own.keys() and density != self.densities[0]
+                    if method != self.reference and not again:
                         each = drawn.difference(self.at(method, density, score), theirs)
                         family.append(Compared(score, density, method, each))
             adjusted = holm([each.difference for each in family])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -11,8 +12,6 @@ import numpy as np
 from synbb.pruning.balance import BalanceFit, balance_fit
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from synbb.pruning.balance import Floats, Integers
     from synbb.pruning.pruner import Pruner
 
@@ -48,37 +47,39 @@ def degrees_of(pruner: Pruner, direction: Direction) -> Degrees:
 
 def directions(pruner: Pruner) -> tuple[Direction, ...]:
     """The degrees that a pruner's law acts on; fan-out for methods without one."""
-    actuator = getattr(pruner, "actuator", "fan_out")
-    return ("fan_out", "fan_in") if actuator == "both" else (actuator,)
+    if pruner.actuator == "both":
+        return ("fan_out", "fan_in")
+    return (pruner.actuator or "fan_out",)
 
 
 def decided_fit(pruner: Pruner, direction: Direction) -> BalanceFit:
     """The balance fit on the on-rates that the masks were made from (METHOD §2 says of which groups and units)."""
     rows = degrees_of(pruner, direction)
-    minimum = float(getattr(pruner, "minimum", 0))
+    minimum = float(pruner.minimum)
     rates: Floats = pruner.decided_rates
     return balance_fit(rates[rows.units], rows.live, rows.capacity, minimum, groups=rows.scopes)
 
 
-def write_balance(pruner: Pruner, path: Path) -> None:
-    """Write every unit's on-rate and degree as CSV, for the figure of log((1 - a) / a) against kappa.
+def balance_table(pruner: Pruner) -> str:
+    """Every unit's on-rate and degree as CSV, for the figure of log((1 - a) / a) against kappa.
 
     Columns: direction, scope, unit, group, on_rate (that the masks were made from), live, capacity, kappa, clipped.
     """
     groups = pruner.wiring.groups
     starts = np.array([group.first for group in groups])
-    minimum = int(getattr(pruner, "minimum", 0))
-    with path.open("w", newline="") as handle:
-        out = csv.writer(handle)
-        out.writerow(("direction", "scope", "unit", "group", "on_rate", "live", "capacity", "kappa", "clipped"))
-        for direction in directions(pruner):
-            rows = degrees_of(pruner, direction)
-            for unit, scope, live, capacity in zip(*_plain(rows), strict=True):
-                group = groups[int(np.searchsorted(starts, unit, side="right")) - 1].name
-                where = "network" if pruner.scope == "network" else pruner.layers[scope].name
-                clipped = int(live <= minimum or live >= capacity)
-                rate = f"{pruner.decided_rates[unit]:.6f}"
-                out.writerow((direction, where, unit, group, rate, live, capacity, f"{live / capacity:.6f}", clipped))
+    minimum = pruner.minimum
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow(("direction", "scope", "unit", "group", "on_rate", "live", "capacity", "kappa", "clipped"))
+    for direction in directions(pruner):
+        rows = degrees_of(pruner, direction)
+        for unit, scope, live, capacity in zip(*_plain(rows), strict=True):
+            group = groups[int(np.searchsorted(starts, unit, side="right")) - 1].name
+            where = "network" if pruner.scope == "network" else pruner.layers[scope].name
+            clipped = int(live <= minimum or live >= capacity)
+            rate = f"{pruner.decided_rates[unit]:.6f}"
+            out.writerow((direction, where, unit, group, rate, live, capacity, f"{live / capacity:.6f}", clipped))
+    return text.getvalue()
 
 
 def _plain(rows: Degrees) -> tuple[list[int], list[int], list[int], list[int]]:

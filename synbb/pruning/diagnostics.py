@@ -99,6 +99,7 @@ class PruningReport:
         dead: units never on, without a live input or without a live consumer.
         fits: the balance fit on ``fan_out`` and on ``fan_in`` of the masked layers, for units of 32 and more
             connections in groups of ten and more that no bound clips; empty when no layer is masked.
+        decided_fits: the same on the on-rates that the present masks were made from, for the degrees of ``actuated``.
         actuated: the degrees that the law was solved on; none for methods without it.
         churn: share of the connections that was exchanged at the last refresh; nan without one.
         held_out: the figures on held-out data, None when there was none.
@@ -118,6 +119,7 @@ class PruningReport:
     dead: int
     units: int
     fits: dict[str, BalanceFit]
+    decided_fits: dict[str, BalanceFit]
     actuated: tuple[str, ...]
     churn: float
     held_out: HeldOutCoding | None
@@ -125,7 +127,7 @@ class PruningReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; what is not known (nan) is None."""
         values = asdict(self)
-        values["fits"] = _plain_fits(self.fits)
+        values["fits"], values["decided_fits"] = _plain_fits(self.fits), _plain_fits(self.decided_fits)
         if self.held_out is not None:
             values["held_out"]["fits"] = _plain_fits(self.held_out.fits)
         plain = _without_nan(values)
@@ -136,6 +138,7 @@ class PruningReport:
         """Every figure of the whole network by name, for metrics; what is not known is left out."""
         names = ("density", "whole_density", "macs", "dense_macs", "entropy", "traffic", "dead", "churn")
         found: dict[str, float] = {name: getattr(self, name) for name in names} | _flat_fits(self.fits)
+        found |= {f"decided_{name}": value for name, value in _flat_fits(self.decided_fits).items()}
         if self.held_out is not None:
             coding = ("entropy", "traffic", "correlation", "constant", "participation")
             found |= {f"held_out_{name}": getattr(self.held_out, name) for name in coding}
@@ -155,10 +158,12 @@ def report(pruner: Pruner, model: nn.Module, probe: ProbeReport | None = None) -
         probe: of held-out data, for the figures of :class:`HeldOutCoding`.
     """
     rates = pruner.activity.rates()
-    actuator = getattr(pruner, "actuator", None)
+    actuator = pruner.actuator
+    actuated = () if actuator is None else ("fan_out", "fan_in") if actuator == "both" else (actuator,)
     whole = pruner.scope == "network"
     wired = _Wired(pruner.wiring, model, pruner.masks, weights=pruner.connection == "weight")
-    minimum = float(getattr(pruner, "minimum", 0))
+    minimum = float(pruner.minimum)
+    decided = wired.fits(pruner.decided_rates, minimum, whole_network=whole)
     return _report(
         wired,
         rates,
@@ -168,7 +173,8 @@ def report(pruner: Pruner, model: nn.Module, probe: ProbeReport | None = None) -
         method=pruner.method,
         steps=pruner.steps,
         final=pruner.final,
-        actuated=() if actuator is None else ("fan_out", "fan_in") if actuator == "both" else (actuator,),
+        decided_fits={which: decided[which] for which in actuated},
+        actuated=actuated,
         churn=pruner.churn,
     )
 
@@ -186,7 +192,9 @@ def report_dense(
     """
     wired = _Wired(wiring, model, {}, weights=False)
     unknown = np.full(wiring.unit_count, np.nan)
-    return _report(wired, unknown, probe, method="none", steps=steps, final=True, actuated=(), churn=NAN)
+    return _report(
+        wired, unknown, probe, method="none", steps=steps, final=True, decided_fits={}, actuated=(), churn=NAN
+    )
 
 
 class _Wired:
@@ -289,7 +297,7 @@ def _report(
     traffic = wired.traffic(seen)
     weights = [layer.weights for layer in layers]
     live = [n * alive / dense for n, alive, dense in zip(weights, wired.live, wired.connections, strict=True)]
-    positions = [int(getattr(layer, "positions", 0)) for layer in layers]
+    positions = [layer.positions for layer in layers]
     macs = [round(each * times) for each, times in zip(live, positions, strict=True)]
     all_weights = sum(parameter.numel() for parameter in wired.model.parameters() if parameter.dim() > 1)
     connections = sum(wired.connections[number] for number in masked)

@@ -34,7 +34,7 @@ MARGIN_SHARE = 0.25
 """Share of a layer's live connections, its weakest, that count as its margin."""
 
 BETA_STEP = 1.5
-BETA_RANGE = (1.0, 64.0)
+BETA_RANGE = (0.25, 16.0)  # times the share of the budget
 BETA_MARGIN = 0.01
 """Relative gain of kept saliency that a change of beta must bring."""
 
@@ -73,7 +73,7 @@ class LayerFeedback:
 
 
 class BetaFeedback:
-    """Beta, moved by :meth:`observe`."""
+    """Beta times the share of the budget, moved by :meth:`observe`; a fixed beta is simply held."""
 
     def __init__(self, beta: float) -> None:
         self.beta = beta

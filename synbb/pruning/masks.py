@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from synbb.errors import SynbbError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
 
 def save_masks(masks: Mapping[str, Tensor], path: str | Path) -> None:
     """Write masks (layer name to bool tensor) as safetensors."""
-    save_file({name: mask.to(torch.uint8).contiguous().cpu() for name, mask in masks.items()}, str(path))
+    Path(path).write_bytes(masks_as_bytes(masks))
+
+
+def masks_as_bytes(masks: Mapping[str, Tensor]) -> bytes:
+    """The content of a file of masks."""
+    content: bytes = save({name: mask.to(torch.uint8).contiguous().cpu() for name, mask in masks.items()})
+    return content
 
 
 def load_masks(path: str | Path) -> dict[str, Tensor]:

@@ -41,6 +41,7 @@ UNITS: dict[str, tuple[type[Pruner], tuple[str, ...]]] = {
     "bb-utility": (structured.UnitUtility, ("least_units", "gate")),
     "magnitude": (structured.UnitNorm, ("least_units",)),
     "norm-scale": (structured.UnitNormScale, ("least_units",)),
+    "group-norm": (structured.GroupNorm, ("least_units",)),
     "random": (structured.RandomUnits, ("least_units",)),
 }
 """Methods for whole units."""

@@ -209,8 +209,8 @@ def holm(differences: Sequence[Difference]) -> list[Difference]:
 def smallest_detectable(sd: float, seeds: int, comparisons: int) -> float:
     """The true difference that a paired t test over ``seeds`` finds with 80 % power.
 
-    Two-sided at 5 % divided by the number of comparisons (Bonferroni): (t_(1 - 0.025/m) + t_0.8) sd / sqrt(n), with
-    n - 1 degrees of freedom. Seeds alone are counted; that the held-out data are a sample comes on top.
+    Two-sided at 5 % divided by the number of comparisons (Bonferroni), with n - 1 degrees of freedom; the power is
+    that of the noncentral t distribution. Seeds alone are counted; that the held-out data are a sample comes on top.
 
     Args:
         sd: standard deviation of paired differences over seeds.
@@ -218,8 +218,22 @@ def smallest_detectable(sd: float, seeds: int, comparisons: int) -> float:
         comparisons: how many differences are to be judged.
     """
     freedom = seeds - 1
-    quantiles = t_quantile(1 - LEVEL / (2 * comparisons), freedom) + t_quantile(POWER, freedom)
-    return quantiles * sd / math.sqrt(seeds)
+    critical = t_quantile(1 - LEVEL / (2 * comparisons), freedom)
+    low, high = 0.0, 4 * critical + 4
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _power(middle, critical, freedom) < POWER else (low, middle)
+    return high * sd / math.sqrt(seeds)
+
+
+def _power(noncentral: float, critical: float, freedom: int) -> float:
+    """P(T > critical) of the noncentral t distribution, by Simpson's rule over u, the estimated over the true SD."""
+    normal = NormalDist()
+    u = np.linspace(1e-9, 1 + 12 / math.sqrt(2 * freedom), 401)
+    constant = math.log(2) + freedom / 2 * math.log(freedom / 2) - math.lgamma(freedom / 2)
+    density = np.exp(constant + (freedom - 1) * np.log(u) - freedom * u**2 / 2)
+    above = np.asarray([normal.cdf(noncentral - critical * each) for each in u])
+    return _simpson(density * above, u)
 
 
 def t_tail(t: float, freedom: float) -> float:
@@ -231,10 +245,14 @@ def t_tail(t: float, freedom: float) -> float:
         return NormalDist().cdf(-t)
     constant = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
     x = np.linspace(math.atan(t / math.sqrt(freedom)), math.pi / 2, 4001)
-    density = np.maximum(np.cos(x), 0.0) ** (freedom - 1)
-    weights = np.full(len(x), 2.0)
+    return min(0.5, constant * _simpson(np.maximum(np.cos(x), 0.0) ** (freedom - 1), x))
+
+
+def _simpson(values: Floats, at: Floats) -> float:
+    """Integral of values at an odd number of equally spaced points."""
+    weights = np.full(len(at), 2.0)
     weights[1::2], weights[[0, -1]] = 4.0, 1.0
-    return min(0.5, constant * float(density @ weights) * float(x[1] - x[0]) / 3)
+    return float(values @ weights) * float(at[1] - at[0]) / 3
 
 
 def t_quantile(probability: float, freedom: float) -> float:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from synbb.errors import SynbbError
 from synbb.pruning.activity import OnRates
-from synbb.pruning.actuators import Budget, ConnectionTable, Scope, pattern_eligible
+from synbb.pruning.actuators import Actuator, Budget, ConnectionTable, Scope, pattern_eligible
 from synbb.pruning.allocation import Allocation, Currency, connection_costs, erk_proportions, shares_in_proportion
 from synbb.pruning.evidence import Evidence, Gradients, InputNorms, Need, connection_norms
 from synbb.pruning.feedback import LayerFeedback
@@ -78,6 +78,8 @@ class Pruner(ABC):
     needs: ClassVar[frozenset[Need]] = frozenset()
     reads_rates: ClassVar[bool] = False
     revives: Revival = "latent"
+    actuator: Actuator | None = None
+    minimum: int = 0
 
     def __init__(
         self,
@@ -156,13 +158,18 @@ class Pruner(ABC):
         costs = connection_costs(self.currency, self.table, self.layers, evidence.rates)
         if self.scope == "network":
             return Budget(self.scope, np.array([share]), costs)
-        sizes = np.array(self.table.layer_sizes, dtype=np.float64)
+        sizes: Floats = np.array(self.table.layer_sizes, dtype=np.float64)
         if self.allocation == "uniform":
             return Budget(self.scope, np.full(len(sizes), share), costs)
         if costs is not None:
-            sizes = np.bincount(self.table.layer, weights=costs, minlength=len(sizes))
+            sizes = np.bincount(self.table.layer, weights=costs, minlength=len(sizes)).astype(np.float64)
         proportions = self._erk if self.allocation == "erk" else self._feedback.proportions
         return Budget(self.scope, shares_in_proportion(proportions, sizes, share, self.least_shares()), costs)
+
+    def needed(self) -> frozenset[Need]:
+        """What must be gathered beside weights and on-rates."""
+        by_loss: frozenset[Need] = frozenset({"gradients"}) if self.allocation == "loss" else frozenset()
+        return self.needs | by_loss
 
     def least_shares(self) -> Floats | float:
         """Smallest share of each layer that the method can do with."""
@@ -206,12 +213,12 @@ class Pruner(ABC):
             model,
             example_inputs,
             channel_axis=channel_axis,
-            **({"per_consumer": self.per_consumer} if self.per_consumer else {}),
+            per_consumer=self.per_consumer,
         )
         if self.wiring.untraced:
             warnings.warn(
-                f"synbb: units could not be followed through {', '.join(self.wiring.untraced)}; what reads them behind "
-                "that is not counted in their fan-out",
+                f"synbb: units are also read through {', '.join(self.wiring.untraced)}, whose weights cannot be masked "
+                "and are not counted in their degrees",
                 stacklevel=2,
             )
         self.model = model
@@ -234,7 +241,7 @@ class Pruner(ABC):
             model, self.wiring.groups, decay=self._decay, every=self._count_every, statistic=self.statistic
         )
         kernel = self.connection == "kernel"
-        needs = self.needs | ({"gradients"} if self.allocation == "loss" else set())
+        needs = self.needed()
         self._gradients = Gradients(self._weights, kernel=kernel) if "gradients" in needs else None
         self._inputs = InputNorms(model, self.layers) if "inputs" in needs else None
         self._watch()
@@ -444,8 +451,7 @@ class Pruner(ABC):
                     f"pruning density {self.schedule.density} contradicts pattern {keep}:{of}, which leaves at most "
                     f"{keep / of:g} of a linear layer: lower the density or drop the pattern"
                 )
-        if self.schedule.density < 1:
-            self.choose(self.schedule.density, self._neutral())
+        self.choose(self.schedule.density, self._neutral())
 
     def _neutral(self) -> Evidence:
         """Evidence of a network of which nothing is known."""

@@ -25,6 +25,9 @@ Floats = NDArray[np.float64]
 SHAPES = {"average_precision": (2, None), "f1": (3,), "ratio": (2,)}
 """Kind of score → shape of the counts of one unit; None is any length."""
 
+TOGETHER = 250
+"""Bootstrap samples that are counted at once, to bound memory."""
+
 
 @dataclass(frozen=True)
 class Resampled:
@@ -73,6 +76,14 @@ class Resampled:
         Returns:
             (n,) scores; nan where one has no meaning.
         """
+        length = len(next(iter(draws.values())))
+        found = [
+            self._scores({name: each[i : i + TOGETHER] for name, each in draws.items()})
+            for i in range(0, length, TOGETHER)
+        ]
+        return np.concatenate(found)
+
+    def _scores(self, draws: Mapping[str, NDArray[Any]]) -> Floats:
         totals: Any = 0.0
         for name, counts in self.parts.items():
             flat = counts.reshape(len(counts), -1).astype(np.float64)

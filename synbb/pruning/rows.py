@@ -13,7 +13,7 @@ from synbb.errors import SynbbError, disk_errors
 
 HASH = "config_hash"
 KEY = ("fold", "method", "density", "seed")
-FIRST = (*KEY, HASH, "synbb", "commit", "realised_density", "macs")
+FIRST = (*KEY, HASH, "synbb", "commit", "realised_density", "macs", "main")
 """Columns that come first, where a table has them."""
 
 Row = dict[str, str]

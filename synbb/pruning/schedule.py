@@ -120,7 +120,8 @@ class Waypoints(Schedule):
 
     def target(self, step: int) -> float:
         """Between two points, on the line that joins them."""
-        return float(np.interp(step, *zip(*self.points, strict=True)))
+        steps, shares = zip(*self.points, strict=True)
+        return float(np.interp(step, steps, shares))
 
     def refreshes(self, step: int) -> bool:
         """From the first point to the last."""

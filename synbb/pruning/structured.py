@@ -8,15 +8,21 @@ the head, cannot be silenced and stay.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from torch import nn
 
 from synbb.errors import SynbbError
 from synbb.pruning.balance import HALVINGS, RATE_FLOOR, log_odds
 from synbb.pruning.pruner import Pruner
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from torch import Tensor
+
     from synbb.pruning.balance import Floats
     from synbb.pruning.evidence import Evidence
 
@@ -183,12 +189,58 @@ class UnitNormScale(UnitPruner):
             own = slice(group.first, group.first + group.size)
             norm = None if group.norm is None else modules[group.norm]
             if norm is not None:
-                scores[own] = norm.weight.detach().abs().double().cpu().numpy()  # type: ignore[operator, union-attr]
+                scores[own] = norm.weight.detach().abs().double().cpu().numpy()
             elif not fixed[own].all():
                 raise SynbbError(
                     f"pruning method 'norm-scale': no norm with a scale stands in front of units {group.name!r}"
                 )
         return scores
+
+
+class GroupNorm(UnitPruner):
+    """Group norm of Torch-Pruning (Fang et al. 2023), an opponent from outside: its own graph, its own scores.
+
+    The norm of all weights that go with a unit: those that write it, its norm's and those that read it. Needs the
+    package ``torch-pruning`` (extra ``rivals``).
+    """
+
+    method = "group-norm"
+
+    def attach(
+        self,
+        model: nn.Module,
+        example_inputs: Tensor | Sequence[Any],
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
+        channel_axis: int = 1,
+    ) -> Self:
+        """See :meth:`Pruner.attach`.
+
+        Raises:
+            SynbbError: torch-pruning is not installed; or as there.
+        """
+        try:
+            import torch_pruning
+        except ModuleNotFoundError:
+            raise SynbbError(
+                "pruning method 'group-norm' needs the package torch-pruning: pip install 'synbb[rivals]'"
+            ) from None
+        self._library = torch_pruning
+        self._graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example_inputs)
+        return super().attach(model, example_inputs, optimizer=optimizer, channel_axis=channel_axis)
+
+    def unit_scores(self, evidence: Evidence) -> Floats:  # noqa: ARG002
+        """What the library makes of each unit's group of weights, relative to the mean of its unit group."""
+        score = self._library.importance.GroupMagnitudeImportance(p=2, normalizer="mean")
+        modules = dict(self.model.named_modules())
+        found = np.zeros(self.wiring.unit_count)
+        for group in self.wiring.groups:
+            layer = modules[group.name]
+            linear = isinstance(layer, nn.Linear)
+            remove = self._library.prune_linear_out_channels if linear else self._library.prune_conv_out_channels
+            weights = self._graph.get_pruning_group(layer, remove, idxs=list(range(group.size)))
+            found[group.first : group.first + group.size] = score(weights).double().cpu().numpy()
+        return found
 
 
 class RandomUnits(UnitPruner):

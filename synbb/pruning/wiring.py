@@ -4,7 +4,9 @@ Every tensor of the pass is annotated with the origin of each of its channels. A
 *unit* (one channel of an activation's output, METHOD §1) or a *layer output* that no activation has followed yet.
 :mod:`synbb.pruning.origins` says how calls without weights pass origins on. A weight layer reads units (they gain
 fan-out) and starts layer outputs; an activation turns what reaches it into new units, and the layer outputs among it
-are those units' fan-in. Identity paths thus add no connection.
+are those units' fan-in. Identity paths thus add no connection. What cannot be followed is an error where it would make
+the degrees of units wrong; a layer that the caller names is then masked per consumer: by units of its own, its input's
+channels.
 
 Module graphs are not enough for this: networks inline activations, reuse one activation module in several places and
 concatenate in plain Python. Watching function calls (``TorchFunctionMode``) sees them all, shared modules included.
@@ -13,6 +15,7 @@ concatenate in plain Python. Watching function calls (``TorchFunctionMode``) see
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,18 +24,43 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from synbb.errors import SynbbError
-from synbb.pruning.origins import CHANGED, VALUES, Channels, Fidelity, Known, Lost, Origin, Source, follow, lose
+from synbb.pruning.calls import (
+    ACTIVATIONS,
+    ALWAYS_ON,
+    ATTENTION,
+    FOREIGN,
+    NORMS,
+    TRANSPOSED,
+    WEIGHTED,
+    activation_of,
+    name_of,
+    scales_channels,
+    tensors_in,
+)
+from synbb.pruning.origins import (
+    CHANGED,
+    HIDDEN_UNIT,
+    VALUES,
+    Channels,
+    Fidelity,
+    Known,
+    Lost,
+    Origin,
+    Source,
+    follow,
+    gather,
+    lose,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-ACTIVATIONS = frozenset(
-    {"relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "prelu", "rrelu", "rrelu_", "elu", "elu_", "celu", "celu_"}
-    | {"selu", "selu_", "gelu", "silu", "silu_", "mish", "mish_", "hardswish", "softplus", "threshold", "threshold_"}
-)
-CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
-TRANSPOSED = frozenset({"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"})
-WEIGHTED = CONVOLUTIONS | TRANSPOSED | {"linear"}
+FEW = 5
+"""Layers that an error names."""
+
+UNSEEN = "an operation that torch does not show (in a scripted module, say)"
+
+UNSEEN = "an operation that torch does not show (in a scripted module, say)"
 
 LayerKind = Literal["linear", "conv", "conv_transpose"]
 
@@ -58,7 +86,17 @@ class Observer:
 class UnitGroup:
     """All units of one activation call, numbered ``first`` to ``first + size`` over the network.
 
-    ``observer`` is None when no module reads or returns the group's own values; its on-rates are then unknown.
+    Attributes:
+        name: of the layer with most weights among those that write into the units; of the layer, and "input", for units
+            that are the input channels of a layer masked per consumer.
+        activation: the torch function that made them, or "input".
+        size: number of units.
+        first: number of the first one.
+        observer: None when no module reads or returns the group's own values; its on-rates are then unknown.
+        norm: module whose output is the activation's input, nothing between, with a scale and a bias for each unit, in
+            the order of the units; None where there is none. A module may stand in front of several groups.
+        gated: whether being above zero tells on from off, as behind ReLU; not so for the signed values that a layer
+            masked per consumer reads.
     """
 
     name: str
@@ -66,13 +104,30 @@ class UnitGroup:
     size: int
     first: int
     observer: Observer | None = None
+    norm: str | None = None
+    gated: bool = True
 
 
 @dataclass
 class TracedLayer:
     """One weight layer with the units it reads and the units it writes to.
 
-    ``reads`` and ``writes`` are pairs (channel of the layer, unit number), each of shape (2, n).
+    Attributes:
+        name: of the module that holds the weight.
+        kind: what the layer computes, which says how its weight's axes are to be read.
+        groups: of a grouped convolution.
+        in_channels: channels it reads.
+        out_channels: channels it writes.
+        weights: number of its weights, biases left out.
+        reads_input_only: it reads the network's input and nothing else: a first layer.
+        writes_output: its output leaves the network with no activation or other layer between: a head. A branch that
+            is added to a stream which other layers read, as in transformers, is none.
+        reads: pairs (input channel, number of a unit that it carries), shape (2, n).
+        writes: pairs (output channel, number of a unit whose pre-activation it enters), shape (2, n).
+        positions: multiplications by each weight for one sample, where a sample is one entry of the first axis of the
+            traced input: output positions of convolutions (padding counts like any input), input positions of
+            transposed ones, the product of all axes but batch and features for linear layers; summed over the layer's
+            calls, rounded up where they do not divide by the batch.
     """
 
     name: str
@@ -85,6 +140,12 @@ class TracedLayer:
     writes_output: bool = False
     reads: np.ndarray = field(default_factory=lambda: np.zeros((2, 0), dtype=np.int64))
     writes: np.ndarray = field(default_factory=lambda: np.zeros((2, 0), dtype=np.int64))
+    positions: int = 0
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one sample of the traced size when all weights are live, bias additions left out."""
+        return self.positions * self.weights
 
     def connection_channels(self, weight_shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Input and output channel of each kernel slice, both of the weight's first two axes' shape.
@@ -102,8 +163,9 @@ class TracedLayer:
 class Wiring:
     """The units and weight layers of a network and how they connect.
 
-    ``untraced`` names the operations between a unit and a layer that reads it, or between a layer and its activation,
-    that could not be followed; those connections are missing here.
+    ``untraced`` names operations behind which connections of units are missing here that no mask should touch: calls
+    that read units through weights that cannot be masked (fused attention), and what could not be followed on the way
+    from a first layer or to a head. Anything worse is an error of :func:`trace`.
     """
 
     groups: list[UnitGroup]
@@ -131,26 +193,49 @@ class _Sight:
 class _Trace(TorchFunctionMode):
     """Follows channel origins through every torch function called while it is active."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, batch: int, per_consumer: Sequence[str]) -> None:
         super().__init__()
         self.groups: list[UnitGroup] = []
         self.layers: list[TracedLayer] = []
         self.untraced: dict[str, None] = {}
+        self._model = type(model).__name__
+        self._batch = batch
+        self._per_consumer = tuple(per_consumer)
         self._known: dict[int, Source] = {}
+        # Tensors that depend on no input: parameters, buffers, and what torch functions made of them or of nothing.
+        self._constant: dict[int, Tensor] = {id(each): each for each in (*model.parameters(), *model.buffers())}
         self._layer_of: dict[str, int] = {}
+        self._modules = dict(model.named_modules())
         self._weights = {
             id(module.weight): (name, module)
-            for name, module in model.named_modules()
+            for name, module in self._modules.items()
             if isinstance(getattr(module, "weight", None), nn.Parameter) and not isinstance(module, nn.Embedding)
         }
         self._reads: list[set[tuple[int, int]]] = []
         self._writes: list[set[tuple[int, int]]] = []
+        self._applied: list[int] = []
+        # Operations that hid units from a layer, and a layer from the units it writes to.
+        self._hidden_reads: list[dict[str, None]] = []
+        self._hidden_writes: list[dict[str, None]] = []
+        self._consumers: dict[int, UnitGroup] = {}
+        self._read_on: set[tuple[str, int]] = (
+            set()
+        )  # layers, and calls with weights of their own, read with no unit between
+        self._foreign_calls = 0
+        self._normed: dict[int, str] = {}
         self._calls: dict[str, int] = {}
+        self._inputs: dict[str, Any] = {}
         self._sights: list[list[_Sight]] = []
 
     def annotate(self, tensor: Tensor, known: Known) -> None:
         # Holding the tensor keeps its id from being given to another one.
         self._known[id(tensor)] = (tensor, known)
+        self._constant.pop(id(tensor), None)
+        self._normed.pop(id(tensor), None)
+
+    def constant(self, tensor: Tensor) -> None:
+        """``tensor`` depends on no input whose channels are followed."""
+        self._constant[id(tensor)] = tensor
 
     def known(self, value: object) -> Known | None:
         source = self._known.get(id(value))
@@ -162,52 +247,89 @@ class _Trace(TorchFunctionMode):
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = _name(func)
+        name = name_of(func)
         # In-place calls replace the annotation, and may change the shape, of their input: read both before the call.
-        tensors = _tensors((args, kwargs))
+        tensors = tensors_in((args, kwargs))
+        if (name in WEIGHTED or name in ACTIVATIONS) and tensors and self._unexplained(tensors[0]):
+            self.annotate(tensors[0], Lost(frozenset({HIDDEN_UNIT}), (UNSEEN,)))
         sources = [self._known[id(tensor)] for tensor in tensors if id(tensor) in self._known]
+        constant = not sources and not any(self._unexplained(tensor) for tensor in tensors)
         shape = sources[0][0].shape if sources else torch.Size()
+        normed = self._normed.get(id(tensors[0])) if tensors else None
         result = func(*args, **kwargs)
         if name == "__setitem__" and sources:
             self.annotate(args[0], lose(name, [known for _, known in sources]))
-        outputs = [value for value in _tensors(result) if value.is_floating_point()]
-        if not outputs or not (sources or name in WEIGHTED):
+        outputs = [value for value in tensors_in(result) if value.is_floating_point()]
+        if not outputs:
             return result
         if name in WEIGHTED:
             self.annotate(outputs[0], self._weight_layer(name, args, kwargs, outputs[0]))
-        elif name in ACTIVATIONS and isinstance(sources[0][1], Channels):
-            self.annotate(outputs[0], self._activation(name, sources[0][1]))
+        elif name == "embedding":
+            axis = outputs[0].dim() - 1
+            self.annotate(outputs[0], Channels(axis, (frozenset(),) * outputs[0].shape[axis]))
+        elif not sources:
+            for output in outputs if constant else ():
+                self.constant(output)
+        elif (activation := activation_of(name, args, kwargs)) is not None:
+            self.annotate(outputs[0], self._activation(activation, sources[0][1], outputs[0].dim(), normed))
+        elif name in FOREIGN and any(isinstance(each, nn.Parameter) and each.dim() > 1 for each in tensors):
+            read = self._foreign(name, [known for _, known in sources])
+            for output in outputs:
+                self.annotate(output, Lost(frozenset({read}), (name,)))
+            if name == ATTENTION:
+                self.annotate(outputs[0], _alike(read, outputs[0], outputs[0].dim() - 1))
         else:
-            found = [follow(name, args, kwargs, sources, shape, output) for output in outputs]
-            own_weights = any(isinstance(tensor, nn.Parameter) and tensor.dim() > 1 for tensor in tensors)
-            for output, known in zip(outputs, found, strict=True):
-                self.annotate(output, self._foreign(known) if own_weights and isinstance(known, Lost) else known)
+            for output, known in zip(outputs, follow(name, args, kwargs, sources, shape, outputs), strict=True):
+                self.annotate(output, known)
         return result
 
-    def _foreign(self, known: Lost) -> Lost:
-        """A call with weights that cannot be masked, such as fused attention, has read ``known``."""
-        self._miss(known, "unit")
-        return Lost(known.origins | {Origin("weights", 0, 0)}, known.operations)
+    def _unexplained(self, tensor: Tensor) -> bool:
+        """Whether nobody saw where a tensor comes from."""
+        return tensor.is_floating_point() and id(tensor) not in self._known and id(tensor) not in self._constant
+
+    def _foreign(self, name: str, sources: Sequence[Known]) -> Origin:
+        """A call with weights that cannot be masked, such as fused attention, reads ``sources``."""
+        behind = gather(sources)
+        self._passed_on(behind)
+        if any(origin.kind == "unit" for origin in behind.origins):
+            self.untraced.update(dict.fromkeys((*behind.operations, name)))
+        self._foreign_calls += 1
+        return Origin("weights", self._foreign_calls, 0)
+
+    def _passed_on(self, behind: Lost) -> None:
+        """Weights read these origins, so that what they add to is a stream within the network."""
+        self._read_on.update((each.kind, each.owner) for each in behind.origins if each.kind in ("layer", "weights"))
 
     def _weight_layer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Known:
-        source = self.known(args[0] if args else kwargs["input"])
+        given = args[0] if args else kwargs["input"]
+        source = self.known(given)
         weight = args[1] if len(args) > 1 else kwargs["weight"]
         owner = self._weights.get(id(weight))
+        axis = output.dim() - 1 if name == "linear" else output.dim() - (weight.dim() - 1)
         if owner is None:  # a weight computed on the fly, which cannot be masked
-            return self._foreign(lose(name, [source] if source is not None else []))
+            return _alike(
+                self._foreign(f"{name} with a computed weight", [source] if source is not None else []), output, axis
+            )
         number = self._layer(name, *owner)
         layer = self.layers[number]
-        axis = output.dim() - 1 if name == "linear" else output.dim() - (weight.dim() - 1)
+        inward = layer.kind == "conv_transpose"
+        self._applied[number] += given.numel() // layer.in_channels if inward else output.numel() // layer.out_channels
         if isinstance(source, Channels) and source.axis != axis:
             source = lose(name, [source])
-        behind = source.everything() if isinstance(source, Channels) else source
-        # A value of unknown origin (an embedding, a constant) is not the network's input.
+        behind = gather([source]) if source is not None else None
+        # A value of unknown origin (a constant, an embedding) is not the network's input.
         layer.reads_input_only &= behind is not None and {origin.kind for origin in behind.origins} == {"input"}
-        if isinstance(source, Channels):
-            for channel, origins in enumerate(source.origins):
+        if behind is not None:
+            self._passed_on(behind)
+        if self.per_consumer(layer):
+            self._consumer(number, axis)
+        else:
+            for channel, origins in enumerate(source.origins if isinstance(source, Channels) else ()):
                 units = (self.groups[each.owner].first + each.channel for each in origins if each.kind == "unit")
                 self._reads[number].update((channel, unit) for unit in units)
-        self._miss(source.lost if isinstance(source, Channels) else source, "unit")
+            lost = source.lost if isinstance(source, Channels) else source
+            if lost is not None and any(origin.kind == "unit" for origin in lost.origins):
+                self._hidden_reads[number].update(dict.fromkeys(lost.operations))
         return Channels(axis, tuple(frozenset({Origin("layer", number, j)}) for j in range(layer.out_channels)))
 
     def _layer(self, function: str, name: str, module: nn.Module) -> int:
@@ -223,42 +345,75 @@ class _Trace(TorchFunctionMode):
             self._layer_of[name] = len(self.layers)
             self._reads.append(set())
             self._writes.append(set())
+            self._applied.append(0)
+            self._hidden_reads.append({})
+            self._hidden_writes.append({})
             self.layers.append(TracedLayer(name, kind, groups, inputs, outputs, weight.numel()))
         return self._layer_of[name]
 
-    def _activation(self, name: str, source: Channels) -> Channels:
-        number = len(self.groups)
-        first = sum(group.size for group in self.groups)
-        writers: dict[int, None] = {}
-        for index, origins in enumerate(source.origins):
-            for origin in sorted(origins):
-                if origin.kind == "layer":
-                    self._writes[origin.owner].add((origin.channel, first + index))
-                    writers[origin.owner] = None
-        self._miss(source.lost, "layer")
-        # A unit is named after the weights that write into it: activation modules are often shared.
-        writing = [self.layers[writer] for writer in writers]
-        label = max(writing, key=lambda layer: layer.weights).name if writing else f"{name} {number}"
-        self.groups.append(UnitGroup(label, name.rstrip("_"), len(source.origins), first))
-        self._sights.append([])
-        units = tuple(frozenset({Origin("unit", number, channel)}) for channel in range(len(source.origins)))
-        return Channels(source.axis, units, VALUES)
+    def per_consumer(self, layer: TracedLayer) -> bool:
+        """Whether the layer's input channels are to be units of their own."""
+        return any(fnmatchcase(layer.name, pattern) for pattern in self._per_consumer)
 
-    def _miss(self, lost: Lost | None, kind: str) -> None:
-        """Note the operations that hid origins of ``kind`` from whoever reads them now."""
-        if lost is not None and any(origin.kind == kind for origin in lost.origins):
-            self.untraced.update(dict.fromkeys(lost.operations))
+    def _consumer(self, number: int, axis: int) -> None:
+        """The input channels of a layer become units of their own: those of all its calls together."""
+        layer = self.layers[number]
+        seen = self._inputs.get(layer.name)
+        if not isinstance(seen, Tensor) or seen.dim() <= axis or seen.shape[axis] != layer.in_channels:
+            raise SynbbError(
+                f"per_consumer: {layer.name!r} is not called as a module with its input as first argument, so that its "
+                "input channels cannot be observed: call it so, or leave it out"
+            )
+        if number not in self._consumers:
+            group = self._add(f"{layer.name} input", "input", layer.in_channels)
+            group.gated, group.observer = False, Observer(layer.name, "input", axis, 0)
+            self._consumers[number] = group
+            units = range(group.first, group.first + group.size)
+            self._reads[number].update(enumerate(units))
+            return
+        group = self._consumers[number]
+        assert group.observer is not None
+        if group.observer.axis != axis:  # calls of other shapes: the first one is watched
+            group.observer = Observer(layer.name, "input", group.observer.axis, 0, 0)
+
+    def _add(self, name: str, activation: str, size: int) -> UnitGroup:
+        group = UnitGroup(name, activation, size, sum(each.size for each in self.groups))
+        self.groups.append(group)
+        self._sights.append([])
+        return group
+
+    def _activation(self, name: str, source: Known, rank: int, norm: str | None) -> Known:
+        if not isinstance(source, Channels):  # there are units now, nobody knows in which channels
+            return Lost(source.origins | {HIDDEN_UNIT}, source.operations)
+        number, size = len(self.groups), len(source.origins)
+        writing = {self.layers[each.owner].name: self.layers[each.owner] for each in _layers(source.origins)}
+        # A unit is named after the weights that write into it: activation modules are often shared.
+        label = max(writing.values(), key=lambda layer: layer.weights).name if writing else f"{name} {number}"
+        group = self._add(label, name, size)
+        group.gated = name not in ALWAYS_ON
+        for index, origins in enumerate(source.origins):
+            for origin in _layers([origins]):
+                self._writes[origin.owner].add((origin.channel, group.first + index))
+        for origin in _layers([source.lost.origins]):
+            self._hidden_writes[origin.owner].update(dict.fromkeys(source.lost.operations))
+        if norm is not None and scales_channels(self._modules[norm], size, source.axis, rank):
+            group.norm = norm
+        units = tuple(frozenset({Origin("unit", number, channel)}) for channel in range(size))
+        return Channels(source.axis, units, VALUES)
 
     # ---- places to see a unit ----
 
     def enter(self, name: str, inputs: tuple[Any, ...]) -> None:
         """A module is called with ``inputs``."""
         self._calls[name] = self._calls.get(name, 0) + 1
+        self._inputs[name] = inputs[0] if inputs else None
         if inputs:
             self._look(name, "input", inputs[0], self._calls[name] - 1)
 
     def leave(self, name: str, output: object) -> None:
         """A module returns ``output``."""
+        if isinstance(self._modules[name], NORMS) and isinstance(output, Tensor):
+            self._normed[id(output)] = name
         self._look(name, "output", output, self._calls[name] - 1)
 
     def _look(self, module: str, side: Literal["input", "output"], value: object, call: int) -> None:
@@ -285,20 +440,77 @@ class _Trace(TorchFunctionMode):
         return Observer(best.module, best.side, best.axis, best.start, call)
 
     def wiring(self, outputs: Iterable[Tensor]) -> Wiring:
+        """What was found, once the pass has returned ``outputs``."""
         for tensor in outputs:
             known = self.known(tensor)
-            behind = known.everything() if isinstance(known, Channels) else known
-            for origin in behind.origins if behind is not None else ():
-                if origin.kind == "layer":
-                    self.layers[origin.owner].writes_output = True
-        for layer, reads, writes in zip(self.layers, self._reads, self._writes, strict=True):
-            layer.reads, layer.writes = _pairs(reads), _pairs(writes)
+            if known is not None:
+                self._leaves(known)
+        for number, layer in enumerate(self.layers):
+            layer.reads, layer.writes = _pairs(self._reads[number]), _pairs(self._writes[number])
+            layer.positions = -(-self._applied[number] // self._batch)
         for group, sights in zip(self.groups, self._sights, strict=True):
-            group.observer = self._observer(sights)
+            group.observer = self._observer(sights) if group.observer is None else group.observer
+        self._check()
         return Wiring(self.groups, self.layers, tuple(self.untraced))
 
+    def _leaves(self, known: Known) -> None:
+        """A value leaves the network: find the heads among the layers that it sums."""
+        lost = known.lost.origins if isinstance(known, Channels) else known.origins
+        for channel in known.origins if isinstance(known, Channels) else [frozenset[Origin]()]:
+            summed = {(each.kind, each.owner) for each in channel | lost if each.kind in ("layer", "weights")}
+            for kind, owner in summed:
+                stream = (summed - {(kind, owner)}) & self._read_on
+                if kind == "layer" and not stream:
+                    self.layers[owner].writes_output = True
 
-def trace(model: nn.Module, example_inputs: Tensor | Sequence[Any], *, channel_axis: int = 1) -> Wiring:
+    def _check(self) -> None:
+        names = [layer.name for layer in self.layers]
+        for pattern in self._per_consumer:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise SynbbError(f"per_consumer: {pattern!r} fits no layer; there are {', '.join(names)}")
+        hidden = self._hidden()
+        if hidden:
+            said = "; ".join(f"layer {name!r} {what}" for name, what in hidden[:FEW])
+            more = f" and {len(hidden) - FEW} more" if len(hidden) > FEW else ""
+            layers = ", ".join(f"{name!r}" for name in dict.fromkeys(name for name, _ in hidden[:FEW]))
+            raise SynbbError(
+                f"{self._model}: wiring that cannot be traced: {said}{more}. To count the input channels of such "
+                f"layers as units of their own, give per_consumer=[{layers}] (patterns; '*' for all layers)"
+            )
+        if not self.groups:
+            raise SynbbError(
+                f"{self._model}: found no activation (relu, leaky_relu, prelu, elu, gelu, silu, ...) behind a layer, "
+                "so that there are no units: nothing to prune"
+            )
+        if not any(layer.reads.size for layer in self.layers):
+            lost = f"; operations that could not be followed: {', '.join(self.untraced)}" if self.untraced else ""
+            raise SynbbError(f"{self._model}: no layer reads the output of an activation, nothing to prune{lost}")
+
+    def _hidden(self) -> list[tuple[str, str]]:
+        """Layers with connections that could not be followed and would make degrees wrong, and what is the matter."""
+        found = []
+        for layer, unread, unwritten in zip(self.layers, self._hidden_reads, self._hidden_writes, strict=True):
+            if self.per_consumer(layer):
+                continue
+            # No mask touches heads and first layers unless it is asked to: what they hide is told, and no error.
+            if layer.writes_output:
+                self.untraced.update(unread)
+            elif unread:
+                found.append((layer.name, f"reads units through {', '.join(unread)}"))
+            if layer.reads_input_only:
+                self.untraced.update(unwritten)
+            elif unwritten:
+                found.append((layer.name, f"writes into units through {', '.join(unwritten)}"))
+        return found
+
+
+def trace(
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Any],
+    *,
+    channel_axis: int = 1,
+    per_consumer: Sequence[str] = (),
+) -> Wiring:
     """Run ``model`` once on ``example_inputs`` and return how its units and weight layers connect.
 
     The pass runs in evaluation mode without gradients, so norm statistics and dropout are left alone, and every
@@ -308,14 +520,22 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Any], *, channel_a
         model: any network; nothing in it is changed.
         example_inputs: one tensor or the positional arguments of ``model``.
         channel_axis: the channel axis of the input tensors (1 for images, the last one for sequences of features).
+        per_consumer: patterns (``*`` matches anything) of layers whose input channels are to be units of their own:
+            each has the layer's connections for its fan-out and no fan-in, and is seen at the layer's input. For layers
+            that read units through what cannot be followed, and for channels that have no activation (transposed
+            convolutions, projections). The layer is then no consumer of any other unit.
 
     Raises:
-        SynbbError: the model has no weight layer that reads a unit.
+        SynbbError: the model has no activation, or no weight layer that reads a unit; which units a layer reads or
+            writes into cannot be followed; a pattern of ``per_consumer`` fits no layer.
     """
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     modes = [(module, module.training) for module in model.modules()]
-    tracer = _Trace(model)
-    for number, tensor in enumerate(_tensors(inputs)):
+    given = tensors_in(inputs)
+    batch = next((tensor.shape[0] for tensor in given if tensor.dim() > 0), 1)
+    tracer = _Trace(model, max(batch, 1), per_consumer)
+    for number, tensor in enumerate(given):
+        tracer.constant(tensor)
         if tensor.dim() > 1:
             axis = channel_axis % tensor.dim()
             origins = tuple(frozenset({Origin("input", number, i)}) for i in range(tensor.shape[axis]))
@@ -323,6 +543,8 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Any], *, channel_a
     names = {id(module): name for name, module in model.named_modules()}
     hooks = []
     for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # takes no hooks, nor are its calls seen: what it returns is of unknown origin
         hooks.append(module.register_forward_pre_hook(lambda m, given: tracer.enter(names[id(m)], given)))
         hooks.append(module.register_forward_hook(lambda m, _, output: tracer.leave(names[id(m)], output)))
     try:
@@ -334,27 +556,17 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Any], *, channel_a
             hook.remove()
         for module, mode in modes:
             module.training = mode
-    wiring = tracer.wiring(_tensors(result))
-    if not any(layer.reads.size for layer in wiring.layers):
-        lost = f"; operations that could not be followed: {', '.join(wiring.untraced)}" if wiring.untraced else ""
-        raise SynbbError(f"{type(model).__name__}: no layer reads the output of an activation, nothing to prune{lost}")
-    return wiring
+    return tracer.wiring(tensors_in(result))
 
 
-def _name(func: Callable[..., Any]) -> str:
-    name = str(getattr(func, "__name__", func))
-    return str(getattr(getattr(func, "__self__", None), "__name__", name)) if name == "__get__" else name
+def _layers(channels: Iterable[frozenset[Origin]]) -> Iterator[Origin]:
+    """The layer outputs among the origins of channels, in order."""
+    return (origin for origins in channels for origin in sorted(origins) if origin.kind == "layer")
 
 
-def _tensors(value: object) -> list[Tensor]:
-    """All tensors in nested tuples, lists and dicts, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        return [tensor for item in value.values() for tensor in _tensors(item)]
-    if isinstance(value, tuple | list):
-        return [tensor for item in value for tensor in _tensors(item)]
-    return []
+def _alike(origin: Origin, output: Tensor, axis: int) -> Channels:
+    """Every channel of ``output`` has the same origin."""
+    return Channels(axis, (frozenset({origin}),) * output.shape[axis])
 
 
 def _pairs(pairs: set[tuple[int, int]]) -> np.ndarray:

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from synbb.tasks.annotated import AnnotatedVolume
 
 TILE: Triple = (5, 128, 128)
-LOGIT_LIMIT = 14.0
-BINS = 1024
-"""Probabilities are counted in equal bins of their logit from -14 to 14: 0.027 wide, so that ties are rare."""
+LOGIT_LIMIT = 12.0
+BINS = 2048
+"""Probabilities are counted in equal bins of their logit from -12 to 12: 0.012 wide, so that ties are rare."""
 SMALL = 1 / 3
 """Share of the annotated objects of a test split that count as small."""
 

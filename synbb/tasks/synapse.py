@@ -118,6 +118,9 @@ class SynapseTask:
         batch_size: patches of a step, over all ranks.
     """
 
+    DataSettings = SynapseData
+    ModelSettings = UnetSettings
+
     def __init__(self, data: SynapseData, model: UnetSettings, *, seed: int, batch_size: int) -> None:
         self._data, self._model, self._seed, self._batch_size = data, model, seed, batch_size
         self._local = threading.local()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 import yaml
-from pydantic import Field
+from pydantic import Field, create_model
 
 from synbb.errors import SynbbError
 from synbb.schema import Settings, validated
-from synbb.tasks.synapse import SynapseData, UnetSettings
+from synbb.tasks.registry import find_task
 from synbb.training.pruning import PruningSettings
 
 Positive = Annotated[int, Field(gt=0)]
+DEFAULT_TASK = "synapse"
 
 
 class TrainingSettings(Settings):
@@ -34,6 +36,8 @@ class TrainingSettings(Settings):
         calibration_patches: uniform, unaugmented patches that re-estimate batch-norm statistics before validation.
         loader_threads: threads that cut and augment patches.
         prefetch: steps prepared ahead.
+        start_from: folder of a trained run whose last weights this one begins with, to fine-tune or to prune it;
+            ``pruning.masks`` says what becomes of its masks.
     """
 
     steps: Positive = 2000
@@ -50,30 +54,59 @@ class TrainingSettings(Settings):
     calibration_patches: Annotated[int, Field(ge=50)] = 64
     loader_threads: Positive = 1
     prefetch: Positive = 8
+    start_from: str | None = None
 
 
 class RunConfig(Settings):
-    """All settings of a run.
+    """All settings of a run; :func:`run_config` makes one, whose ``data`` and ``model`` are of the types of its task.
 
     Attributes:
-        task: what is learned; ``synapse`` finds synapses in EM volumes.
+        task: what is learned; ``synapse`` finds synapses in EM volumes, ``my_package.module:MyTask`` is a class of
+            one's own (see :class:`synbb.tasks.base.Task`).
         seed: of weights, patches, augmentation and random masks; one seed reproduces a run on one machine.
-        data: where the volumes are and how they are sampled.
-        model: the network.
+        data: where the data are and how they are sampled, as the task has it.
+        model: the network, likewise.
         training: how it is trained.
         pruning: how it is pruned.
     """
 
-    task: Literal["synapse"] = "synapse"
+    task: str = DEFAULT_TASK
     seed: Annotated[int, Field(ge=0)] = 0
-    data: SynapseData
-    model: UnetSettings
+    data: Any
+    model: Any
     training: TrainingSettings = TrainingSettings()
     pruning: PruningSettings = PruningSettings()
 
     def plain(self) -> dict[str, Any]:
         """All settings, defaults included, as plain values for YAML and JSON."""
         return self.model_dump(mode="json")
+
+
+def run_config(values: object, source: str) -> RunConfig:
+    """Settings of a run, with ``data`` and ``model`` as its task has them.
+
+    Args:
+        values: what a YAML file held.
+        source: its name, for messages.
+
+    Raises:
+        SynbbError: a key or value is wrong, or there is no such task.
+    """
+    name = values.get("task", DEFAULT_TASK) if isinstance(values, dict) else DEFAULT_TASK
+    if not isinstance(name, str):
+        raise SynbbError(f"{source}: task = {name!r}: give the name of a task")
+    return validated(_config_of(name), values, source)
+
+
+@cache
+def _config_of(task: str) -> type[RunConfig]:
+    """The settings of runs of a task."""
+    kind = find_task(task)
+    fields: dict[str, Any] = {}
+    for name, wanted in (("data", kind.data), ("model", kind.model)):
+        # A task without a type of its own takes any mapping, none too.
+        fields[name] = (wanted, Field(default_factory=dict) if get_origin(wanted) is dict else ...)
+    return create_model("RunConfig", __base__=RunConfig, **fields)
 
 
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
@@ -84,7 +117,7 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     Raises:
         SynbbError: the file is missing or no YAML mapping, an override is malformed, or a key or value is wrong.
     """
-    return validated(RunConfig, read_mapping(path, overrides), str(path))
+    return run_config(read_mapping(path, overrides), str(path))
 
 
 def read_mapping(

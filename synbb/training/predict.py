@@ -10,6 +10,7 @@ import torch
 
 from synbb.errors import SynbbError
 from synbb.inference.predictor import PredictionSummary, predict_volume
+from synbb.tasks.synapse import SynapseTask
 from synbb.training.checkpoint import load_weights
 from synbb.training.run import RunFolder
 from synbb.training.start import make_task
@@ -93,6 +94,8 @@ def predict(
     normalisation, origin = _normalisation(facts, volume, config.data.percentiles, invert)
     say(f"normalisation: {origin}")
     task = make_task(config)
+    if not isinstance(task, SynapseTask):
+        raise SynbbError(f"{run_path}: synbb predict works for task synapse, and this run is of task {config.task!r}")
     net = task.build_model()
     load_weights(run.weights_file(which), net)
     stride, halo = task.geometry(net)

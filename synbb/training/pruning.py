@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from synbb.errors import SynbbError
-from synbb.pruning import Pruner, Scored, load_masks
+from synbb.pruning import FixedMask, Pruner, Scored, load_masks
 from synbb.pruning.methods import find_method
 from synbb.pruning.schedule import waypoints
 from synbb.schema import Settings
@@ -32,7 +32,7 @@ class PruningSettings(Settings):
         scope: meet the budget in each ``layer`` or over the ``network``.
         allocation: of a budget met in each layer: ``uniform``, ``erk``, or moved by the ``loss``.
         pattern: ``"2:4"`` and the like for linear layers.
-        beta: log-odds that one unit of relative degree is worth, or ``auto``.
+        beta: log-odds that one unit of relative degree is worth; ``scaled`` to the budget, or ``auto``.
         minimum: least connections of a unit within a scope.
         act: on all units by the ``law``, or only on those ``over_budget``.
         tau: local budget of relative traffic instead of a density.
@@ -54,6 +54,9 @@ class PruningSettings(Settings):
         per_consumer: patterns of layers whose inputs count as units of their own.
         masks_from: masks of another run (``RUN/masks.safetensors``), for method ``fixed``.
         shuffle: whether ``fixed`` keeps only the layer densities of those masks.
+        masks: with ``training.start_from``, what becomes of the masks of that run: ``keep`` (as without the key) holds
+            them, ``reopen`` starts with them and lets refreshes choose anew, ``dense`` drops them. A run that was not
+            pruned has none.
     """
 
     method: str = "bb"
@@ -64,7 +67,7 @@ class PruningSettings(Settings):
     scope: Literal["layer", "network"] = "layer"
     allocation: Literal["uniform", "erk", "loss"] = "uniform"
     pattern: str | None = None
-    beta: Annotated[float, Field(gt=0)] | Literal["auto"] = 6.67
+    beta: Annotated[float, Field(gt=0)] | Literal["scaled", "auto"] = 6.67
     minimum: Annotated[int, Field(ge=0)] = 1
     act: Literal["law", "over_budget"] = "law"
     tau: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -85,6 +88,7 @@ class PruningSettings(Settings):
     per_consumer: tuple[str, ...] = ()
     masks_from: str | None = None
     shuffle: bool = False
+    masks: Literal["keep", "reopen", "dense"] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> PruningSettings:
@@ -136,7 +140,7 @@ def make_pruner(settings: PruningSettings, steps: int, seed: int) -> Pruner | No
     kind, own = find_method(settings.method, units=units)
     if settings.method == "fixed":
         assert settings.masks_from is not None, "checked with the settings"
-        return kind(load_masks(Path(settings.masks_from)), shuffle=settings.shuffle, **options)  # type: ignore[arg-type]
+        return FixedMask(load_masks(Path(settings.masks_from)), shuffle=settings.shuffle, **options)
     if settings.allocation == "uniform" and settings.method == "bb-auto":
         del options["allocation"]  # its own is by the loss
     options |= {name: getattr(settings, name) for name in own}

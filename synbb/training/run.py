@@ -25,9 +25,8 @@ import yaml
 
 from synbb import __version__
 from synbb.errors import SynbbError, disk_errors
-from synbb.pruning.degrees import write_balance
-from synbb.pruning.masks import save_masks
-from synbb.schema import validated
+from synbb.pruning.degrees import balance_table
+from synbb.pruning.masks import masks_as_bytes
 from synbb.training.checkpoint import (
     RESUME,
     file_sha256,
@@ -36,7 +35,7 @@ from synbb.training.checkpoint import (
     write_atomically,
     write_json,
 )
-from synbb.training.config import RunConfig
+from synbb.training.config import RunConfig, run_config
 
 if TYPE_CHECKING:
     from torch import nn
@@ -138,7 +137,7 @@ class RunFolder:
             values = yaml.safe_load(self.config_file.read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise SynbbError(f"{self.config_file} is damaged: {error}") from error
-        return validated(RunConfig, values, str(self.config_file))
+        return run_config(values, str(self.config_file))
 
     def info(self) -> dict[str, Any]:
         """What ``run.json`` holds.
@@ -180,9 +179,8 @@ class RunFolder:
         Raises:
             RunEnded: the disk is full.
         """
-        with disk_errors(self.masks_file, RESUME):
-            save_masks(pruner.masks, self.masks_file)
-            write_balance(pruner, self.path / "balance.csv")
+        write_atomically(self.masks_file, masks_as_bytes(pruner.masks))
+        write_atomically(self.path / "balance.csv", balance_table(pruner).encode())
 
     def weights_info(self, which: str) -> dict[str, Any]:
         """Step, scores, decision, density and finality of weights ``which``, with their SHA-256.

@@ -12,15 +12,20 @@ import torch
 
 from synbb.errors import RunEnded, SynbbError
 from synbb.tasks.base import Task
-from synbb.tasks.synapse import SynapseTask
+from synbb.tasks.registry import find_task
 from synbb.training.config import RunConfig, load_config
 from synbb.training.loop import Progress, Say, train
 from synbb.training.run import RunFolder
 
 
-def make_task(config: RunConfig) -> SynapseTask:
-    """The task that a config names; its data are opened by ``prepare``."""
-    return SynapseTask(config.data, config.model, seed=config.seed, batch_size=config.training.batch_size)
+def make_task(config: RunConfig) -> Task:
+    """The task that a config names; its data are opened by ``prepare``.
+
+    Raises:
+        SynbbError: there is no such task, or its settings do not fit each other.
+    """
+    make = find_task(config.task).make
+    return make(config.data, config.model, seed=config.seed, batch_size=config.training.batch_size)
 
 
 def start(

@@ -171,14 +171,14 @@ def test_counting_some_steps_is_unbiased(chain, statistic):
     full = watching(chain, torch.zeros(2, 1, 8, 8), decay=1.0, statistic=statistic)
     sampled = OnRates(chain, full._groups, decay=1.0, every=4, statistic=statistic)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(400):
+    for _ in range(240):
         chain(torch.randn(2, 1, 8, 8, generator=generator))
         full.commit()
         sampled.commit()
     errors = sampled.rates() - full.rates()
-    # 100 of 400 steps; the SD of one step's on-rate over steps is below 0.05, so of their mean below 0.005.
-    assert np.abs(errors).max() < 0.02
-    assert abs(errors.mean()) < 0.004
+    # 60 of 240 steps; the SD of one step's on-rate over steps is below 0.05, so of their mean below 0.0065.
+    assert np.abs(errors).max() < 0.026
+    assert abs(errors.mean()) < 0.005
     assert full._total[0] == 4 * sampled._total[0]
 
 

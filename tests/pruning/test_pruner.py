@@ -378,15 +378,21 @@ def test_impossible_options(values, message):
         attached("bb", **values)
 
 
-def test_operations_that_hide_units_are_warned_of():
+def test_operations_that_hide_units_are_an_error_and_can_be_masked_per_consumer():
     class Hidden(Chain):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = self.acts[0](self.first(x))
             return self.head(self.acts[2](self.third(self.acts[1](self.second(x)).cumsum(1) + x)))
 
     net = Hidden(4)
-    with pytest.warns(UserWarning, match="synbb: units could not be followed through cumsum"):
-        Magnitude(0.5, warmup=1, ramp=1).attach(net, GIVEN, optimizer=SGD(net.parameters(), lr=0.1))
+    made = SGD(net.parameters(), lr=0.1)
+    with pytest.raises(SynbbError, match=r"layer 'third' reads units through cumsum.*per_consumer=\['third'\]"):
+        Magnitude(0.5, warmup=1, ramp=1).attach(net, GIVEN, optimizer=made)
+    pruner = BudgetedBroadcast(0.5, warmup=1, ramp=2, refresh=1, gate=0.0, per_consumer=["third"], count_every=1)
+    pruner.attach(net, GIVEN, optimizer=made)
+    train(net, pruner, made, range(4))
+    assert pruner.layer_densities() == {"second": 0.5, "third": 0.5}
+    assert not np.isnan(pruner.activity.rates()).any()
 
 
 def test_detached_means_untouched():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from synbb.errors import SynbbError
 from synbb.models.unet import build_unet
 from synbb.pruning import Wiring, trace
-from synbb.pruning.wiring import TracedLayer
+from synbb.pruning.wiring import Observer, TracedLayer
 
 VOXEL = (50.0, 9.2, 9.2)
 
@@ -301,12 +303,312 @@ class Untraceable(nn.Module):
         return self.head(F.relu(self.second(x)))
 
 
-def test_an_untraceable_operation_is_named():
-    wiring = trace(Untraceable(), torch.zeros(1, 1, 4, 4))
-    assert wiring.untraced == ("einsum",)
-    assert not layer(wiring, "second").reads.size
-    assert not layer(wiring, "second").reads_input_only
-    assert read_by(wiring, "head") == feeds("second", 4)  # what comes after is followed again
+def test_an_untraceable_operation_is_an_error_that_names_the_layer_and_the_remedy():
+    with pytest.raises(SynbbError, match=r"Untraceable: .*layer 'second' reads units through einsum") as caught:
+        trace(Untraceable(), torch.zeros(1, 1, 4, 4))
+    assert "per_consumer=['second']" in str(caught.value)
+
+
+@pytest.mark.parametrize("pattern", ["second", "sec*"])
+def test_a_layer_masked_per_consumer_reads_units_of_its_own(pattern):
+    wiring = trace(Untraceable(), torch.zeros(1, 1, 4, 4), per_consumer=[pattern])
+    assert wiring.untraced == ()
+    assert read_by(wiring, "second") == feeds("second input", 4)
+    assert read_by(wiring, "head") == feeds("second", 4)  # what comes after is followed as ever
+    assert written_by(wiring, "second") == own("second", 4)
+    group = next(each for each in wiring.groups if each.name == "second input")
+    assert (group.activation, group.gated, group.norm) == ("input", False, None)
+    assert group.observer == Observer("second", "input", 1, 0)
+    assert all(each.gated for each in wiring.groups if each is not group)
+    assert not any((each.writes[1] // 4 == group.first // 4).any() for each in wiring.layers)  # no fan-in
+
+
+def test_all_layers_per_consumer():
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
+    wiring = trace(net, torch.zeros(2, 7, 3), channel_axis=-1, per_consumer="*")
+    assert [read_by(wiring, name) for name in "024"] == [
+        feeds(f"{n} input", s) for n, s in zip("024", (3, 4, 5), strict=True)
+    ]
+    assert [group.observer.axis for group in wiring.groups if not group.gated] == [2, 2, 2]
+    assert written_by(wiring, "2") == own("2", 5)
+
+
+def test_channels_without_an_activation_are_units_where_the_config_names_their_reader():
+    wiring = trace(Skip(), torch.zeros(1, 1, 8, 8), per_consumer=["up"])
+    assert read_by(wiring, "up") == feeds("up input", 9)  # those of the transposed layer and those of the skip alike
+    assert read_by(wiring, "deep") == feeds("down", 4)
+
+
+def test_a_pattern_that_fits_no_layer_is_refused_with_the_layers_there_are():
+    with pytest.raises(SynbbError, match=r"per_consumer: 'thrid' fits no layer; there are first, second, third, head"):
+        trace(Chain(4), torch.zeros(1, 1, 8, 8), per_consumer=["second", "thrid"])
+
+
+def test_a_layer_whose_module_is_not_called_cannot_be_masked_per_consumer():
+    class Direct(Chain):
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(self.first(x))
+            return self.head(F.relu(F.conv2d(x, self.second.weight, padding=1)))
+
+    net = Direct(4)
+    assert read_by(trace(net, torch.zeros(1, 1, 8, 8)), "second") == feeds("first", 4)
+    with pytest.raises(SynbbError, match=r"per_consumer: 'second' is not called as a module"):
+        trace(net, torch.zeros(1, 1, 8, 8), per_consumer=["second"])
+
+
+class Chained(nn.Module):
+    """Linear layers and ReLUs with something in between: ``before`` the activation of b, ``behind`` that of a."""
+
+    def __init__(self, before: Any = None, behind: Any = None) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.before, self.behind = before or nn.Identity(), behind or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.behind(torch.relu(self.a(x)))
+        x = torch.relu(self.before(self.b(x)))
+        return self.d(torch.relu(self.c(x)))
+
+
+class Do(nn.Module):
+    def __init__(self, what: Any) -> None:
+        super().__init__()
+        self.what = what
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.what(x)
+
+
+def test_a_unit_whose_writers_cannot_be_followed_is_an_error():
+    net = Chained(before=Do(lambda y: y + y.cumsum(1)))
+    with pytest.raises(SynbbError, match=r"layer 'b' writes into units through cumsum.*per_consumer=\['b'\]"):
+        trace(net, torch.zeros(2, 3))
+    wiring = trace(net, torch.zeros(2, 3), per_consumer=["b"])
+    assert read_by(wiring, "b") == feeds("b input", 4)
+    assert read_by(wiring, "c") == feeds("b", 4)
+
+
+def test_units_behind_what_cannot_be_followed_are_missed_by_their_reader():
+    net = Chained(before=Do(lambda y: y.cumsum(1)))  # the activation's channels are unknown, so are its units
+    with pytest.raises(SynbbError, match=r"layer 'c' reads units through cumsum.*per_consumer=\['c'\]"):
+        trace(net, torch.zeros(2, 3))
+    assert read_by(trace(net, torch.zeros(2, 3), per_consumer=["c"]), "c") == feeds("c input", 4)
+
+
+def test_every_problem_is_named_at_once():
+    net = Chained(before=Do(lambda y: y.cumsum(1)), behind=Do(lambda y: y.sort(1)[0]))
+    with pytest.raises(SynbbError, match=r"'b' reads units through sort; layer 'c' .*cumsum.*\['b', 'c'\]"):
+        trace(net, torch.zeros(2, 3))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_torch_does_not_show_is_an_error():
+    scripted = torch.jit.script(nn.Hardtanh())
+    with pytest.raises(SynbbError, match=r"layer 'b' reads units through an operation that torch does not show"):
+        trace(Chained(behind=scripted), torch.zeros(2, 3))
+    hidden = Do(lambda y: torch.mean(scripted(y.unsqueeze(1)), 1))  # and what is computed from it
+    with pytest.raises(SynbbError, match=r"layer 'b' reads units through an operation that torch does not show"):
+        trace(Chained(behind=hidden), torch.zeros(2, 3))
+
+
+def test_values_that_depend_on_no_input_are_no_problem():
+    class Queries(Chained):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.queries = nn.Embedding(7, 4), nn.Parameter(torch.zeros(5, 4))
+            self.register_buffer("grid", torch.zeros(5, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            embedded = torch.relu(self.words(x))
+            read = self.b(embedded) + self.c(self.queries + self.grid * torch.linspace(0, 1, 4))
+            return self.d(torch.relu(read))
+
+    wiring = trace(Queries(), torch.zeros(2, 5, dtype=torch.long))
+    assert read_by(wiring, "b") == {c: [f"relu 0:{c}"] for c in range(4)}  # embeddings have features
+    assert not layer(wiring, "c").reads.size
+    assert not layer(wiring, "c").reads_input_only
+    assert written_by(wiring, "c") == own("b", 4)
+
+
+def test_a_head_behind_what_cannot_be_followed_is_no_error():
+    class Pooled(Chained):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.d(torch.relu(self.b(torch.relu(self.a(x)))).cumsum(1))
+
+    wiring = trace(Pooled(), torch.zeros(2, 3))  # no mask touches a head unless it is named
+    assert wiring.untraced == ("cumsum",)
+    assert layer(wiring, "d").writes_output
+
+
+def test_computed_weights_read_units_and_write_into_new_ones():
+    net = Chained()
+    torch.nn.utils.parametrizations.weight_norm(net.b)
+    wiring = trace(net, torch.zeros(2, 3))
+    assert wiring.untraced == ("linear with a computed weight",)
+    assert [each.name for each in wiring.layers] == ["a", "c", "d"]
+    assert read_by(wiring, "c") == {c: [f"relu 1:{c}"] for c in range(4)}
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        lambda y: torch.cat(y.chunk(2, 1), 1),
+        lambda y: torch.stack([y.split([1, 3], 1)[1], y[:, 1:]]).sum(0).narrow(1, 0, 2),
+        lambda y: y[:, None].expand(-1, 3, -1).unbind(1)[1],
+        lambda y: y.unsqueeze(1).repeat(1, 2, 1).roll(1, 1).flip(1).select(1, 0),
+        lambda y: y[..., None].movedim(2, 0).index_select(0, torch.tensor([0]))[0],
+        lambda y: F.pad(y, (1, 2))[:, 1:5].abs().clamp(max=99.0),
+        lambda y: y.unflatten(0, (1, -1)).flatten(0, 1),
+        lambda y: torch.nan_to_num(y.type(torch.float64)).masked_fill(y > 9, 0.0).to(y),
+    ],
+)
+def test_changes_of_layout_are_followed_as_values_are(behind):
+    """The operation is checked against what it does to numbers that name their channel."""
+    net = Chained(behind=Do(behind))
+    said = torch.tensor([[1.0, 2.0, 4.0, 8.0]])
+    width = behind(said).shape[1]
+    net.b = nn.Linear(width, 4)
+    found = read_by(trace(net, torch.zeros(1, 3)), "b")
+    for channel in range(width):
+        moved = [u for u in range(4) if behind(said + 0.1 * torch.eye(4)[u])[0, channel] != behind(said)[0, channel]]
+        assert found.get(channel, []) == [f"a:{unit}" for unit in moved]
+
+
+# ---- units, norms, heads, positions ----
+
+
+@pytest.mark.parametrize(
+    ("activation", "name", "gated"),
+    [
+        (nn.ReLU6(), "relu6", True),
+        (Do(lambda y: y.clamp(min=0)), "relu", True),
+        (Do(lambda y: y.clamp_min_(0)), "relu", True),
+        (nn.GELU(), "gelu", True),
+        (nn.Softplus(), "softplus", False),
+    ],
+)
+def test_activations(activation, name, gated):
+    wiring = trace(nn.Sequential(nn.Linear(3, 4), activation, nn.Linear(4, 2)), torch.zeros(2, 3))
+    assert [(each.activation, each.gated) for each in wiring.groups] == [(name, gated)]
+    assert read_by(wiring, "2") == feeds("0", 4)
+
+
+@pytest.mark.parametrize(
+    "clamp",
+    [
+        lambda y: y.clamp(0, 1),
+        lambda y: y.clamp(None, 0),
+        lambda y: y.clamp(max=0),
+        lambda y: y.clamp(min=torch.zeros(4)),
+    ],
+)
+def test_other_clamps_are_no_activations(clamp):
+    net = Chained(before=Do(clamp))
+    assert len(trace(net, torch.zeros(2, 3)).groups) == 3
+
+
+def test_the_norm_in_front_of_an_activation_is_named():
+    wiring = trace(Chain(4), torch.zeros(1, 1, 8, 8))
+    assert [group.norm for group in wiring.groups] == ["norms.0", "norms.1", "norms.2"]
+    assert [group.norm for group in trace(Chain(4, norm=False), torch.zeros(1, 1, 8, 8)).groups] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("between", "named"),
+    [
+        (nn.Sequential(nn.GroupNorm(2, 4)), "layer.1.0"),
+        (nn.InstanceNorm2d(4, affine=True), "layer.1"),
+        (nn.InstanceNorm2d(4), None),  # no scale
+        (nn.BatchNorm2d(4, affine=False), None),
+        (nn.LayerNorm((4, 4, 4)), None),  # a scale for each channel and position
+        (nn.LayerNorm(4), None),  # over the last axis, which is as long as there are channels
+        (nn.Sequential(nn.BatchNorm2d(4), Do(lambda y: y + 1)), None),  # something in between
+    ],
+)
+def test_only_a_norm_with_a_scale_and_bias_for_each_unit_counts(between, named):
+    net = Between(nn.Identity(), 4, 4)
+    net.layer = nn.Sequential(nn.Conv2d(4, 4, 1), between)
+    net.first, net.head = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 1, 1)
+    assert trace(net, torch.zeros(1, 1, 4, 4)).groups[1].norm == named
+
+
+def test_layer_norm_over_features_counts():
+    net = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.ReLU(inplace=True), nn.Linear(4, 2))
+    assert trace(net, torch.zeros(2, 5, 3), channel_axis=-1).groups[0].norm == "1"
+
+
+def test_an_activation_of_units_has_no_norm():
+    net = nn.Sequential(
+        nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(inplace=True), nn.ELU(inplace=True), nn.Linear(4, 2)
+    )
+    assert [group.norm for group in trace(net, torch.zeros(2, 3)).groups] == ["1", None]
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_branches_of_a_stream_are_no_heads(norm_first, layers):
+    stock = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=norm_first)
+    encoder = nn.TransformerEncoder(stock, layers, enable_nested_tensor=False)
+    wiring = trace(encoder, torch.zeros(2, 6, 8), channel_axis=-1)
+    assert len(wiring.layers) == 2 * layers
+    assert not any(each.writes_output or each.reads_input_only for each in wiring.layers)
+    assert wiring.untraced == ()
+
+
+def test_heads_that_are_summed_or_read_by_a_later_head_are_heads():
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.more = nn.Linear(3, 4), nn.Linear(4, 4)
+            self.one, self.two, self.three = nn.Linear(4, 2), nn.Linear(4, 2), nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            x = torch.relu(self.more(torch.relu(self.body(x))))
+            first = self.one(x)
+            return first, self.two(x) + x[:, :2], self.three(first)
+
+    wiring = trace(Heads(), torch.zeros(2, 3))
+    assert [each.name for each in wiring.layers if each.writes_output] == ["one", "two", "three"]
+
+
+POSITIONS = [
+    # 8 x 8 inputs; a stride of 2 without padding leaves (8 - 3) // 2 + 1 = 3 x 3 outputs
+    (nn.Conv2d(4, 6, 3, stride=2), 3 * 3, 9 * 4 * 6 * 9),
+    (nn.Conv2d(4, 6, 3, padding=1), 8 * 8, 64 * 4 * 6 * 9),
+    # in two groups each of 6 outputs reads 2 inputs
+    (nn.Conv2d(4, 6, 3, padding=1, groups=2), 8 * 8, 64 * 2 * 6 * 9),
+    # each of 8 x 8 inputs is multiplied by each of 4 x 6 x 2 x 2 weights
+    (nn.ConvTranspose2d(4, 6, 2, stride=2), 8 * 8, 64 * 4 * 6 * 4),
+    (nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), 8 * 8, 64 * 4 * 3 * 9),
+]
+
+
+@pytest.mark.parametrize(("probed", "positions", "macs"), POSITIONS)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_positions_and_multiply_accumulates_of_convolutions(probed, positions, macs, batch):
+    found = layer(trace(Between(probed, 4, 6), torch.zeros(batch, 1, 8, 8)), "layer")
+    assert (found.positions, found.macs) == (positions, macs)
+
+
+def test_positions_of_linear_layers():
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5))
+    wiring = trace(net, torch.zeros(2, 7, 3), channel_axis=-1)  # (batch, time, features)
+    assert [(each.positions, each.macs) for each in wiring.layers] == [(7, 7 * 12), (7, 7 * 20)]
+    assert [each.positions for each in trace(net, torch.zeros(5, 3)).layers] == [1, 1]
+
+
+def test_positions_of_a_layer_called_twice_add_up():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.shared, self.head = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(self.shared(F.relu(self.first(x))))
+            return self.head(F.relu(self.shared(F.max_pool2d(x, 2))))
+
+    found = layer(trace(Twice(), torch.zeros(2, 1, 8, 8)), "shared")
+    assert (found.positions, found.macs) == (64 + 16, 80 * 16)
 
 
 def test_attention_that_reads_units_is_named():
@@ -328,8 +630,9 @@ def test_a_network_without_units_is_refused_with_the_operation_that_hid_them():
 
     with pytest.raises(SynbbError, match=r"Hidden: no layer reads .*could not be followed: cumsum"):
         trace(Hidden(), torch.zeros(2, 3))
-    with pytest.raises(SynbbError, match="Linear: no layer reads"):
-        trace(nn.Linear(3, 1), torch.zeros(2, 3))
+    for net in (nn.Linear(3, 1), nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))):
+        with pytest.raises(SynbbError, match=f"{type(net).__name__}: found no activation .*nothing to prune"):
+            trace(net, torch.zeros(2, 3))
 
 
 def test_tracing_leaves_statistics_modes_gradients_and_hooks_alone():

@@ -172,6 +172,35 @@ def test_calibration_patches_are_many_uniform_and_plain(folder: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
 
 
+def test_held_out_patches_are_of_the_validation_split_and_of_no_run_s_own(folder: Path) -> None:
+    made = task(folder)
+    batches = list(made.held_out_batches(7))
+    assert [len(batch) for batch in batches] == [2, 2, 2, 1]
+    assert batches[0].shape == (2, 1, 4, 16, 16)
+    assert batches[0].dtype == torch.float32
+    again, other_seed = made.held_out_batches(7), task(folder, seed=99).held_out_batches(7)
+    for batch, same, unseeded in zip(batches, again, other_seed, strict=True):
+        assert torch.equal(batch, same)
+        assert torch.equal(batch, unseeded)
+    assert len(torch.unique(torch.cat(batches).flatten(1), dim=0)) == 7
+    # Every patch stands somewhere in the validation region, as the network would read it there.
+    view, normalisation = made._validation[0].view, made._validation[0].normalisation
+    region = normalisation.apply(view.read(Box.parse("0:8,32:64,0:64")))
+    windows = torch.from_numpy(region).unfold(0, 4, 1).unfold(1, 16, 1).unfold(2, 16, 1)
+    for patch in torch.cat(batches):
+        assert (windows == patch[0]).flatten(3).all(-1).any()
+
+
+def test_held_out_patches_of_small_regions_are_cut_to_the_stride(folder: Path) -> None:
+    volumes = config(folder).plain()["data"]["volumes"]
+    volumes[1]["regions"] = ["0:8,33:64,2:16", "0:8,33:43,0:3"]
+    made = task(folder, data__volumes=volumes)
+    assert [tuple(batch.shape) for batch in made.held_out_batches(3)] == [(2, 1, 4, 16, 12), (1, 1, 4, 16, 12)]
+    volumes[1]["regions"] = ["0:8,33:64,6:9"]
+    assert list(task(folder, data__volumes=volumes).held_out_batches(3)) == []
+    assert list(task(folder, data__volumes=volumes[:1]).held_out_batches(3)) == []
+
+
 def test_facts_of_a_run_are_used_again(folder: Path) -> None:
     made = task(folder)
     facts = made.facts()

@@ -10,7 +10,7 @@ from tiny import settings, write_config
 
 from synbb.errors import SynbbError
 from synbb.training import load_config
-from synbb.training.config import RunConfig
+from synbb.training.config import run_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "synapse").rglob("*.yaml"))
 
@@ -24,7 +24,7 @@ def file(tmp_path: Path) -> Path:
 def test_shipped_configs_load_and_go_through_yaml_unchanged(path: Path) -> None:
     config = load_config(path)
     again = yaml.safe_load(yaml.safe_dump(config.plain(), sort_keys=False))
-    assert RunConfig.model_validate(again) == config
+    assert run_config(again, "again") == config
     assert {volume.split for volume in config.data.volumes} == {"train", "validation", "test"}
 
 
@@ -91,7 +91,7 @@ data:
         ("training.steps=0", r"training.steps = 0: .*greater than 0"),
         ("training.warmup=1", r"training.warmup = 1: .*less than 1"),
         ("training.devices=two", r"training.devices = 'two'"),
-        ("pruning.method=bbb", r"pruning.method = 'bbb': .*'bb', 'magnitude', 'random' or 'none'"),
+        ("pruning.method=bbb", r"pruning method 'bbb' is none for connections; there are bb, "),
         ("pruning.density=0", r"pruning.density = 0: .*greater than 0"),
         ("pruning.warmup=0.9", r"pruning: warmup 0.9 \+ ramp 0.45 is beyond the end of training"),
         ("data.patch=[4,16]", r"data.patch.2 is missing"),
@@ -104,6 +104,12 @@ data:
         ("=3", r"override '=3' is not of the form key=value"),
         ("seed=[1", r"override 'seed=\[1': the value is not valid YAML"),
         ("model=3", r"model = 3"),
+        ("task=synaps", r"task 'synaps' is none of synbb's; did you mean 'synapse'\?; a task of your own"),
+        ("task=[1]", r"tiny.yaml: task = \[1\]: give the name of a task"),
+        ("task=nowhere.at.all:MyTask", r"task 'nowhere.at.all:MyTask': there is no module 'nowhere' in the working"),
+        ("task=synbb.tasks.base:Tusk", r"task .*: module 'synbb.tasks.base' has no 'Tusk'; did you mean 'Task'\?"),
+        ("task=synbb.tasks.base:Batch", r"task .* lacks the methods prepare, build_model, .*synbb.tasks.base.Task says"),
+        ("task=synbb.tasks.registry:find_task", r"task .* is no class but .*name the class"),
     ],
 )
 def test_wrong_overrides(file: Path, override: str, message: str) -> None:

@@ -61,6 +61,8 @@ def test_the_run_folder_holds_what_it_says(finished) -> None:
         "run.json",
         "metrics.jsonl",
         "pruning.json",
+        "masks.safetensors",
+        "balance.csv",
         "checkpoints/last.pt",
         *(f"weights/{which}.{ending}" for which in ("last", "best") for ending in ("json", "safetensors")),
     }
@@ -77,9 +79,14 @@ def test_metrics_parse_and_repeat_in_tensorboard(finished) -> None:
     assert all(math.isfinite(row["loss"]) for row in run.records("train"))
     events = EventAccumulator(str(run.path / "tensorboard"))
     events.Reload()
-    for kind, key in (("train", "loss"), ("validation", "pr_auc"), ("refresh", "churn"), ("refresh", "density")):
+    diagnostics = {key for row in run.records("pruning") for key in row} - {"kind", "step"}
+    assert diagnostics > {"entropy", "traffic", "dead", "macs", "held_out_entropy", "held_out_correlation"}
+    for kind, key in (
+        *(("train", "loss"), ("validation", "pr_auc"), ("refresh", "churn"), ("refresh", "density")),
+        *(("pruning", key) for key in diagnostics),
+    ):
         logged = {event.step: event.value for event in events.Scalars(f"{kind}/{key}")}
-        assert logged == pytest.approx({row["step"]: row[key] for row in run.records(kind)})
+        assert logged == pytest.approx({row["step"]: row[key] for row in run.records(kind) if key in row})
 
 
 def test_density_falls_to_the_target_and_masks_freeze(finished) -> None:
@@ -152,8 +159,35 @@ def test_method_none_is_bit_for_bit_density_one(data: Path, tmp_path: Path) -> N
     assert same(weights(dense), weights(none))
     assert not none.records("refresh")
     assert none.weights_info("best")["final"]
-    with pytest.raises(SynbbError, match=r"no pruning report: pruning.method is none"):
-        none.pruning_report()
+    # The same figures of the same network: on the same held-out patches, whether a pruner looked on or not.
+    one, other = (run.pruning_report() for run in (dense, none))
+    assert one["held_out"]["inputs"] == other["held_out"]["inputs"] == 16
+    for name in ("entropy", "traffic", "correlation", "constant", "participation"):
+        assert one["held_out"][name] == other["held_out"][name]
+    assert (other["method"], other["macs"], other["dead"]) == ("none", one["macs"], one["dead"])
+    assert none.records("pruning")[-1]["held_out_entropy"] == other["held_out"]["entropy"]
+
+
+def test_a_dense_network_without_units_trains_without_a_report(data: Path, tmp_path: Path, monkeypatch) -> None:
+    from synbb.training import keeping
+
+    def nothing(*_: object) -> None:
+        raise SynbbError("no layer reads the output of an activation, nothing to prune")
+
+    monkeypatch.setattr(keeping, "trace", nothing)
+    run, _ = trained(config(data, pruning__method="none"), tmp_path / "run")
+    assert run.weights_info("last")["step"] == 12
+    with pytest.raises(SynbbError, match="no pruning report: no validation has come yet, or no units were found"):
+        run.pruning_report()
+
+
+def test_without_a_validation_split_nothing_is_held_out(data: Path, tmp_path: Path) -> None:
+    volumes = config(data).plain()["data"]["volumes"][:1]
+    run, _ = trained(config(data, data__volumes=volumes), tmp_path / "run")
+    assert run.pruning_report()["held_out"] is None
+    row = run.records("pruning")[-1]
+    assert "entropy" in row
+    assert not any(name.startswith("held_out") for name in row)
 
 
 @pytest.mark.parametrize("method", ["magnitude", "random"])

@@ -1,0 +1,71 @@
+"""Methods at equal density, from a dataset to a table of differences: fetch, compare, print.
+
+    python pipelines/matched_sparsity.py configs/compare/vnc.yaml --jobs 2
+    python pipelines/matched_sparsity.py configs/compare/phantom.yaml 'seeds=[0]' run.training.steps=100
+
+Read it from top to bottom: each step is one call of the public API, the same that the ``synbb`` commands make. A study
+that was stopped goes on where it was; a second call runs nothing and analyses what is there. Files for offline use are
+looked for in ``$SYNBB_SOURCES/<dataset>`` (by default ../shared/data/<dataset>) before anything is downloaded.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from synbb.cli.console import console, errors, progress
+from synbb.datasets import fetch
+from synbb.errors import SynbbError
+from synbb.experiments import compare, load_study
+
+
+def main(
+    config: Annotated[Path, typer.Argument(help="Settings of the study; see configs/compare/.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the study; runs/compare/<name of the config> by default.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; by default one a GPU, else one.")] = None,
+    to: Annotated[Path, typer.Option(help="Folder of all datasets.")] = Path("data"),
+) -> None:
+    """Fetch the data, compare the methods, show what came out."""
+    study = load_study(config, overrides or [])
+
+    # 1. The dataset, checked against the manifest. `fetch` leaves alone what is there and right.
+    dataset = study.run.get("data", {}).get("dataset")
+    if dataset is not None:
+        get_dataset(dataset, to)
+
+    # 2. Every run that has no row yet: method x density x seed x fold, each trained and scored on its test split.
+    #    Then the analysis: means, paired differences with intervals, two figures.
+    folder = compare(config, overrides or [], output=output, jobs=jobs, say=say)
+
+    # 3. What to look at.
+    say(f"summary     {folder / 'summary.md'}")
+    for picture in sorted(folder.glob("*.png")):
+        say(f"figure      {picture}")
+
+
+def get_dataset(name: str, to: Path) -> None:
+    """Fetch a dataset from local files where they are, else from upstream."""
+    local = Path(os.environ.get("SYNBB_SOURCES", "../shared/data")) / name
+    with progress(f"fetching {name}") as bar:
+        found = fetch(name, source=local if local.is_dir() else None, to=to, progress=bar)
+    say(f"fetch {name}: {'current' if found.current else 'done'}, {found.folder}")
+
+
+def say(line: str) -> None:
+    """Print one line as it is."""
+    console.print(line, markup=False)
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except SynbbError as error:
+        errors.print(f"synbb: {error}", markup=False)
+        sys.exit(error.exit_status)

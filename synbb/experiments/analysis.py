@@ -1,0 +1,51 @@
+"""From the rows of a study, and the counts kept beside them, to a comparison."""
+
+from __future__ import annotations
+
+from synbb.errors import SynbbError
+from synbb.experiments.config import StudySettings
+from synbb.experiments.plan import PlannedRun
+from synbb.pruning.comparison import Comparison, points_of, realised_of
+from synbb.pruning.paired import Point
+from synbb.pruning.resampling import load_resampled
+from synbb.pruning.rows import Cell, Row, RunTable
+
+
+def rows_of(planned: list[PlannedRun], table: RunTable) -> dict[Cell, Row]:
+    """The rows of a study's runs that have one; rows made with other settings do not count."""
+    found = {each.cell: table.find(each.cell, each.config_hash) for each in planned}
+    return {cell: row for cell, row in found.items() if row is not None}
+
+
+def comparison_of(study: StudySettings, planned: list[PlannedRun], table: RunTable) -> Comparison:
+    """What the finished runs of a study say.
+
+    Scores that were kept as counts are resampled by held-out unit, too; a row whose counts are gone (they stay on the
+    machine of the run) counts with its score alone.
+
+    Raises:
+        SynbbError: no run is finished.
+    """
+    rows = rows_of(planned, table)
+    if not rows:
+        raise SynbbError(f"{table.path}: no run of this study is finished, so there is nothing to analyse")
+    evidence = {each.cell: each.evidence for each in planned if each.cell in rows and each.evidence.is_file()}
+    points: dict[Cell, dict[str, Point]] = {}
+    names: dict[str, None] = {}
+    for cell, row in rows.items():
+        counts = load_resampled(evidence[cell]) if cell in evidence else {}
+        names |= dict.fromkeys([*filter(None, [row.get("main")]), *counts])
+        points[cell] = points_of(row, [name for name in row if name in names])
+        for name, each in counts.items():
+            if name in points[cell]:
+                points[cell][name] = Point(points[cell][name].score, each)
+    if not names:
+        raise SynbbError(f"{table.path}: no row says which of its columns is the main score (column main)")
+    return Comparison(
+        points={cell: {name: each[name] for name in names if name in each} for cell, each in points.items()},
+        methods=list(study.methods),
+        densities=study.densities,
+        reference=study.reference,
+        own={name: own for name in study.methods if (own := study.own_density(name)) is not None},
+        realised=realised_of(rows),
+    )

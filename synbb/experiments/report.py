@@ -1,0 +1,116 @@
+"""What a study leaves: results.csv, differences.csv, summary.md and two figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from synbb.experiments.analysis import rows_of
+from synbb.experiments.config import StudySettings
+from synbb.experiments.figures import MOST_PANELS, draw_balance, draw_scores, read_units
+from synbb.experiments.plan import PlannedRun
+from synbb.pruning.comparison import Compared, Comparison, markdown
+from synbb.pruning.paired import LEAST_SEEDS, LEVEL, POWER, REPLICATES, smallest_detectable
+from synbb.pruning.rows import Row, RunTable, plain, write_csv
+from synbb.training.checkpoint import write_atomically
+
+
+def write_report(
+    study: StudySettings, planned: list[PlannedRun], table: RunTable, comparison: Comparison, output: Path
+) -> list[str]:
+    """Write all files of an analysis.
+
+    Returns:
+        Lines for a person: the tables of the main score, and where the files lie.
+    """
+    rows = rows_of(planned, table)
+    scores = comparison.scores
+    differences = comparison.differences(scores)
+    score_rows, difference_rows = comparison.score_rows(scores), comparison.difference_rows(differences)
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    write_csv(output / "results.csv", columns, list(rows.values()))
+    write_csv(output / "differences.csv", list(difference_rows[0]) if difference_rows else ["score"], difference_rows)
+    notes = _notes(study, planned, comparison, differences, len(rows))
+    write_atomically(output / "summary.md", _text(score_rows, difference_rows, notes, scores).encode())
+    files = [output / name for name in ("results.csv", "differences.csv", "summary.md")]
+    shown = _shown(scores)
+    files += draw_scores(comparison, shown, output / "score-against-density.png")
+    files += _balance(study, planned, output)
+    main = [row for row in score_rows if row["score"] == scores[0]]
+    less = [row for row in difference_rows if row["score"] == scores[0]]
+    return [markdown(main), markdown(less), *notes, *(f"written {file}" for file in files)]
+
+
+def _shown(scores: list[str]) -> list[str]:
+    """Panels of the figure: the main score first, then those of objects."""
+    others = sorted(scores[1:], key=lambda name: not name.startswith("object_f1"))
+    return [scores[0], *others][: MOST_PANELS - 1]
+
+
+def _balance(study: StudySettings, planned: list[PlannedRun], output: Path) -> list[Path]:
+    """The figure of the reference method's first run at each density, where its units are on record."""
+    fold, seed = next(iter(study.folds)), study.seeds[0]
+    units = {}
+    for each in planned:
+        if (each.cell.method, each.cell.fold, each.cell.seed) == (study.reference, fold, seed):
+            found = read_units(each.folder / "balance.csv")
+            if found is not None:
+                units[each.cell.density] = found
+    return draw_balance(units, study.reference, f"{fold}, seed {seed}", output / "balance.png") if units else []
+
+
+def _text(scores: list[Row], differences: list[Row], notes: list[str], names: list[str]) -> str:
+    parts = ["# Results of the study", *notes, ""]
+    for name in names:
+        parts += [
+            f"## {name}",
+            "",
+            markdown([_without(row, "score") for row in scores if row["score"] == name]),
+            "",
+            markdown([_without(row, "score") for row in differences if row["score"] == name]),
+            "",
+        ]
+    return "\n".join(parts)
+
+
+def _without(row: Row, column: str) -> Row:
+    return {name: value for name, value in row.items() if name != column}
+
+
+def _notes(
+    study: StudySettings, planned: list[PlannedRun], comparison: Comparison, differences: list[Compared], rows: int
+) -> list[str]:
+    """How the numbers were made."""
+    family = sum(each.score == comparison.scores[0] for each in differences)
+    done = (
+        f"{rows} of {len(planned)} runs are finished. Differences are a method less {study.reference}, at equal "
+        "density, fold and seed; folds are averaged, SD is over seeds."
+    )
+    intervals = (
+        f"Intervals: 95 %, {REPLICATES} paired bootstrap samples over seeds and held-out units (folds are not drawn), "
+        f"expanded for few seeds; none with fewer than {LEAST_SEEDS} paired seeds, and no claim then."
+    )
+    verdicts = f"Verdicts: {family} comparisons in each score, p-values adjusted by Holm's method at {LEVEL:g}."
+    notes = [done, intervals, verdicts]
+    judged = [each.difference for each in differences if each.difference.seeds >= LEAST_SEEDS]
+    lost = sum(not each.units for each in judged)
+    if lost:
+        notes.append(
+            f"For {lost} of {len(judged)} intervals the counts of some runs are not on this machine: over seeds only."
+        )
+    return notes + power_lines(comparison, differences, len(study.seeds))
+
+
+def power_lines(comparison: Comparison, differences: list[Compared], seeds: int) -> list[str]:
+    """The smallest difference that so many seeds would find, from the paired SDs that are known."""
+    lines = []
+    for score in comparison.scores:
+        found = [each.difference for each in differences if each.score == score]
+        known = [each.sd for each in found if each.seeds >= 2]
+        if known and seeds >= 2:
+            pooled = (sum(sd**2 for sd in known) / len(known)) ** 0.5
+            least = smallest_detectable(pooled, seeds, len(found))
+            lines.append(
+                f"{score}: paired SD over seeds {plain(pooled)}; with {seeds} seeds a difference of {plain(least)} is "
+                f"found with {POWER:.0%} power (two-sided {LEVEL:.0%} / {len(found)} comparisons)."
+            )
+    return lines
