@@ -191,8 +191,8 @@ class BudgetedBroadcast(Pruner):
         chosen = {"fan_out": [out], "fan_in": [into], "both": [out, into]}[self.actuator]
         return np.unique(np.concatenate(chosen))
 
-    def _refresh(self, share: float) -> None:
-        super()._refresh(share)
+    def after_refresh(self) -> None:
+        """Move thresholds, where that is asked for."""
         if self.threshold_shift:
             self._shift_thresholds()
 

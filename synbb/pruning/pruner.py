@@ -153,6 +153,9 @@ class Pruner(ABC):
         if self.allocation == "loss":
             self._feedback.observe(evidence)
 
+    def after_refresh(self) -> None:  # noqa: B027  most methods leave the network alone
+        """Act on the network once masks were chosen."""
+
     def budget(self, share: float, evidence: Evidence) -> Budget:
         """What may be kept of each scope."""
         costs = connection_costs(self.currency, self.table, self.layers, evidence.rates)
@@ -577,6 +580,7 @@ class Pruner(ABC):
             self._inputs.clear()
         # Of the connections live before, the share that was exchanged for others (beyond what the ramp cuts).
         self.churn = int(np.count_nonzero(kept & ~before)) / max(int(np.count_nonzero(before)), 1)
+        self.after_refresh()
 
     @torch.no_grad()
     def _reapply(self) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from synbb.errors import SynbbError
+from synbb.plugins import load_named
 from synbb.pruning import FixedMask, Pruner, Scored, load_masks
 from synbb.pruning.methods import find_method
 from synbb.pruning.schedule import waypoints
@@ -136,7 +134,7 @@ def make_pruner(settings: PruningSettings, steps: int, seed: int) -> Pruner | No
     if settings.schedule is not None:
         options["schedule"] = waypoints(settings.schedule, steps, settings.refresh)
     if ":" in settings.method:
-        return Scored(settings.density, score=_score(settings.method), **options)
+        return Scored(settings.density, score=load_named(settings.method, "pruning.method"), **options)
     kind, own = find_method(settings.method, units=units)
     if settings.method == "fixed":
         assert settings.masks_from is not None, "checked with the settings"
@@ -145,25 +143,3 @@ def make_pruner(settings: PruningSettings, steps: int, seed: int) -> Pruner | No
         del options["allocation"]  # its own is by the loss
     options |= {name: getattr(settings, name) for name in own}
     return kind(1.0 if settings.tau is not None else settings.density, **options)
-
-
-def _score(path: str) -> Any:
-    """The function that ``my_package.module:my_score`` names; the working directory is searched too.
-
-    Raises:
-        SynbbError: there is none.
-    """
-    module, _, name = path.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # something that the module itself needs is missing
-        raise SynbbError(
-            f"pruning.method {path!r}: there is no module {module!r} in the environment or the working directory"
-        ) from None
-    if not callable(found):
-        raise SynbbError(f"pruning.method {path!r}: module {module!r} has no function {name!r}")
-    return found

@@ -108,7 +108,10 @@ data:
         ("task=[1]", r"tiny.yaml: task = \[1\]: give the name of a task"),
         ("task=nowhere.at.all:MyTask", r"task 'nowhere.at.all:MyTask': there is no module 'nowhere' in the working"),
         ("task=synbb.tasks.base:Tusk", r"task .*: module 'synbb.tasks.base' has no 'Tusk'; did you mean 'Task'\?"),
-        ("task=synbb.tasks.base:Batch", r"task .* lacks the methods prepare, build_model, .*synbb.tasks.base.Task says"),
+        (
+            "task=synbb.tasks.base:Batch",
+            r"task .* lacks the methods prepare, build_model, .*synbb.tasks.base.Task says",
+        ),
         ("task=synbb.tasks.registry:find_task", r"task .* is no class but .*name the class"),
     ],
 )
