@@ -341,7 +341,7 @@ def test_the_threshold_actuator_is_off_and_lowers_busy_units_when_on():
             by_gain = (shift - 0.5 * norm.weight.abs()).abs() < 1e-6
             assert ((shift.abs() < 1e-7) | by_gain).all()
             lowered.append(int(by_gain.sum()))
-    # Half of the units or so are busier than their layer's mean; those that feed the head alone have no masked audience.
+    # Half of the units or so are busier than their layer's mean; those that feed the head have no masked audience.
     assert 2 < lowered[0] < 14
     assert 2 < lowered[1] < 14
     assert lowered[2] == 0

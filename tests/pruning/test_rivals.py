@@ -229,8 +229,8 @@ def degrees(kind: type[BudgetedBroadcast], **options: Any) -> list[int]:
 
 
 def test_the_law_and_its_controls_grant_these_audiences():
-    # kappa = d0 + log((1-a)/a)/4 for a = .9 .2 .6 .4 is d0 + (-.549, .347, -.101, .101); of three consumers each, six in
-    # all: d0 = 0.551 gives .005 2.69 1.35 1.96, so 0 (minimum 1) 3 1 2 with d0 lowered for the minimum.
+    # kappa = d0 + log((1-a)/a)/4 for a = .9 .2 .6 .4 is d0 + (-.549, .347, -.101, .101); of three consumers each, six
+    # in all: d0 = 0.551 gives .005 2.69 1.35 1.96, so 0 (minimum 1) 3 1 2 with d0 lowered for the minimum.
     assert degrees(BudgetedBroadcast) == [1, 2, 1, 2]
     assert degrees(BudgetedBroadcast, minimum=0) == [0, 3, 1, 2]
     assert degrees(controls.InvertedRates, minimum=0) == [3, 0, 2, 1]
