@@ -10,7 +10,7 @@ from synbb.experiments.figures import MOST_PANELS, draw_balance, draw_scores, re
 from synbb.experiments.plan import PlannedRun
 from synbb.pruning.comparison import Compared, Comparison, markdown
 from synbb.pruning.paired import LEAST_SEEDS, LEVEL, POWER, REPLICATES, smallest_detectable
-from synbb.pruning.rows import Row, RunTable, plain, write_csv
+from synbb.pruning.rows import Row, RunTable, write_csv
 from synbb.training.checkpoint import write_atomically
 
 
@@ -97,7 +97,7 @@ def _notes(
         notes.append(
             f"For {lost} of {len(judged)} intervals the counts of some runs are not on this machine: over seeds only."
         )
-    return notes + power_lines(comparison, differences, len(study.seeds))
+    return notes + power_lines(comparison, differences, max(len(study.seeds), LEAST_SEEDS))
 
 
 def power_lines(comparison: Comparison, differences: list[Compared], seeds: int) -> list[str]:
@@ -110,7 +110,7 @@ def power_lines(comparison: Comparison, differences: list[Compared], seeds: int)
             pooled = (sum(sd**2 for sd in known) / len(known)) ** 0.5
             least = smallest_detectable(pooled, seeds, len(found))
             lines.append(
-                f"{score}: paired SD over seeds {plain(pooled)}; with {seeds} seeds a difference of {plain(least)} is "
-                f"found with {POWER:.0%} power (two-sided {LEVEL:.0%} / {len(found)} comparisons)."
+                f"{score}: paired SD over seeds {pooled:.3f}; {seeds} seeds find a difference of {least:.3f} with "
+                f"{POWER:.0%} power (two-sided {LEVEL:.0%} / {len(found)} comparisons)."
             )
     return lines

@@ -153,14 +153,23 @@ def _difference_row(each: Compared, reference: str) -> Row:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Rows as a table in Markdown, padded so that it reads well as plain text."""
+    """Rows as a table in Markdown, padded so that it reads well as plain text, with three decimals."""
     if not rows:
         return "(no rows)"
     columns = list(rows[0])
+    rows = [{name: _three_decimals(value) for name, value in row.items()} for row in rows]
     widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in columns}
     lines = [[name.ljust(widths[name]) for name in columns], ["-" * widths[name] for name in columns]]
     lines += [[row[name].ljust(widths[name]) for name in columns] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _three_decimals(text: str) -> str:
+    """A number with more decimals, shortened; anything else as it is."""
+    whole, point, decimals = text.partition(".")
+    if not point or len(decimals) <= 3 or not (whole.lstrip("-") + decimals).isdigit():
+        return text
+    return f"{float(text):.3f}"
 
 
 def compare(
