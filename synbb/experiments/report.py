@@ -97,16 +97,17 @@ def _notes(
         notes.append(
             f"For {lost} of {len(judged)} intervals the counts of some runs are not on this machine: over seeds only."
         )
-    return notes + power_lines(comparison, differences, max(len(study.seeds), LEAST_SEEDS))
+    return notes + power_lines(comparison, differences, len(study.seeds))
 
 
 def power_lines(comparison: Comparison, differences: list[Compared], seeds: int) -> list[str]:
-    """The smallest difference that so many seeds would find, from the paired SDs that are known."""
+    """The smallest difference that so many seeds, five at least, would find, from the paired SDs that are known."""
     lines = []
+    seeds = max(seeds, LEAST_SEEDS)
     for score in comparison.scores:
         found = [each.difference for each in differences if each.score == score]
         known = [each.sd for each in found if each.seeds >= 2]
-        if known and seeds >= 2:
+        if known:
             pooled = (sum(sd**2 for sd in known) / len(known)) ** 0.5
             least = smallest_detectable(pooled, seeds, len(found))
             lines.append(

@@ -132,7 +132,7 @@ def test_a_dry_run_says_what_is_missing(folder: Path, finished: list[str]) -> No
         "all again density 0.5 seed 2",
     ]
     assert any(line.startswith("6 of 9 runs done, 3 to do, about ") for line in said)
-    assert any("with 3 seeds a difference of" in line for line in said)
+    assert any("5 seeds find a difference of" in line for line in said)
 
 
 def test_other_settings_are_another_run_and_their_rows_are_left(folder: Path, finished: list[str]) -> None:

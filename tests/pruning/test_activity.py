@@ -446,14 +446,15 @@ def test_two_processes_choose_the_masks_of_one_on_the_joint_batch(tmp_path: Path
     one_refresh(0, 2, str(tmp_path))
     while not other.join():
         pass
-    (alone, _, rates), *ranks = (
-        torch.load(tmp_path / f"{name}.pt", weights_only=False) for name in ("1_0", "2_0", "2_1")
-    )
-    assert 0 < rates.min() < rates.max() < 1
-    for masks, state, rank_rates in ranks:
-        assert rank_rates.tolist() == rates.tolist()
-        assert all(torch.equal(masks[name], alone[name]) for name in alone)
-        # Any rank's state is everybody's: rank 0 alone may write the checkpoint.
-        assert [each.tolist() for each in state["activity"]["sums"]] == [
-            each.tolist() for each in ranks[0][1]["activity"]["sums"]
-        ]
+    alone, *ranks = (torch.load(tmp_path / f"{name}.pt", weights_only=False) for name in ("1_0", "2_0", "2_1"))
+    for method, (masks, _, rates) in alone.items():
+        assert rates.min() < rates.max()
+        assert not all(mask.all() for mask in masks.values()), method
+        exact = method != "treves_rolls"  # moments are sums of floats, counts are not
+        for rank in ranks:
+            theirs, state, rank_rates = rank[method]
+            assert rank_rates == pytest.approx(rates, rel=0 if exact else 1e-5, abs=0 if exact else 1e-7)
+            assert all(torch.equal(theirs[name], mask) for name, mask in masks.items()), method
+            # Any rank's state is everybody's: rank 0 alone may write the checkpoint.
+            ours = ranks[0][method][1]["activity"]["sums"]
+            assert [each.tolist() for each in state["activity"]["sums"]] == [each.tolist() for each in ours]
