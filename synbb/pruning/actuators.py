@@ -97,6 +97,13 @@ class ConnectionTable:
         """Values of all connections cut into those of each layer."""
         return np.split(values, np.cumsum(self.layer_sizes)[:-1])
 
+    def source_rates(self, rates: Floats) -> Floats:
+        """On-rate of the unit that each connection leaves: the mean of several, 0.5 where none is known."""
+        connections, units = self.out_pairs
+        total = np.bincount(connections, weights=np.nan_to_num(rates, nan=0.5)[units], minlength=self.count)
+        times = np.bincount(connections, minlength=self.count)
+        return np.where(times > 0, total / np.maximum(times, 1), 0.5)
+
     def fan_out(self, kept: NDArray[np.bool_], units: int) -> Integers:
         """Number of kept connections that leave each unit."""
         return np.bincount(self.out_pairs[1], weights=kept[self.out_pairs[0]], minlength=units).astype(np.int64)

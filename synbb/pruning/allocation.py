@@ -83,8 +83,4 @@ def connection_costs(
     if currency == "macs":
         each = [layer.positions * layer.weights / size for layer, size in zip(layers, table.layer_sizes, strict=True)]
         return np.array(each)[table.layer]
-    connections, units = table.out_pairs
-    sent = np.bincount(connections, weights=np.nan_to_num(rates, nan=0.5)[units], minlength=table.count)
-    times = np.bincount(connections, minlength=table.count)
-    # A channel that sums units carries their mean; one without units is charged as a unit that is on half the time.
-    return np.where(times > 0, sent / np.maximum(times, 1), 0.5)
+    return table.source_rates(rates)

@@ -138,12 +138,7 @@ class ActivityRank(Pruner):
 
     def choose(self, share: float, evidence: Evidence) -> np.ndarray:
         """Whole audiences go, one unit after the other, whatever their size."""
-        connections, units = self.table.out_pairs
-        sent = np.bincount(
-            connections, weights=np.nan_to_num(evidence.rates, nan=0.5)[units], minlength=self.table.count
-        )
-        times = np.bincount(connections, minlength=self.table.count)
-        rates = np.where(times > 0, sent / np.maximum(times, 1), 0.5)
+        rates = self.table.source_rates(evidence.rates)
         order = np.lexsort((evidence.weights, self.sign * rates))
         scores = np.empty(self.table.count)
         scores[order] = np.arange(self.table.count)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from synbb.pruning.balance import Floats
+    from synbb.pruning.balance import Floats, Integers
     from synbb.pruning.evidence import Evidence
 
 
@@ -58,6 +58,13 @@ class UnitPruner(Pruner):
     @abstractmethod
     def unit_scores(self, evidence: Evidence) -> Floats:
         """Score of each unit; the lowest of a group are silenced first."""
+
+    def mean_weight(self, evidence: Evidence, pairs: Integers) -> Floats:
+        """Mean relative norm of each unit's connections in ``pairs`` (connection, unit); 0 for a unit without any."""
+        connections, units = pairs
+        count = self.wiring.unit_count
+        total = np.bincount(units, weights=evidence.relative_weights()[connections], minlength=count)
+        return total / np.maximum(np.bincount(units, minlength=count), 1)
 
     def choose(self, share: float, evidence: Evidence) -> np.ndarray:
         """Connections whose both ends are alive.
@@ -149,13 +156,7 @@ class UnitUtility(UnitBroadcast):
     def unit_scores(self, evidence: Evidence) -> Floats:
         """Audience-weighted norm over traffic, a k."""
         rates = np.clip(np.nan_to_num(evidence.rates, nan=0.5), RATE_FLOOR, 1.0)
-        return self._outgoing(evidence) / rates
-
-    def _outgoing(self, evidence: Evidence) -> Floats:
-        connections, units = self.table.out_pairs
-        count = self.wiring.unit_count
-        total = np.bincount(units, weights=evidence.relative_weights()[connections], minlength=count)
-        return total / np.maximum(np.bincount(units, minlength=count), 1)
+        return self.mean_weight(evidence, self.table.out_pairs) / rates
 
 
 class UnitNorm(UnitPruner):
@@ -165,10 +166,7 @@ class UnitNorm(UnitPruner):
 
     def unit_scores(self, evidence: Evidence) -> Floats:
         """Mean relative norm of the incoming connections."""
-        connections, units = self.table.in_pairs
-        count = self.wiring.unit_count
-        total = np.bincount(units, weights=evidence.relative_weights()[connections], minlength=count)
-        return total / np.maximum(np.bincount(units, minlength=count), 1)
+        return self.mean_weight(evidence, self.table.in_pairs)
 
 
 class UnitNormScale(UnitPruner):
