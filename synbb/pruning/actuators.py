@@ -9,7 +9,7 @@ What is kept over a *scope* (one layer, or the network) meets a :class:`Budget` 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -268,6 +268,15 @@ def pattern_eligible(
     return eligible
 
 
+class _Part(NamedTuple):
+    """Rows of one actuator."""
+
+    connections: Integers
+    ranks: Integers  # of each connection in its row
+    rows: Integers  # number of its row
+    once: bool  # no connection stands twice
+
+
 class Rows:
     """Rows of one scope: each connection's rank in each of its rows, and each row's unit and capacity.
 
@@ -278,7 +287,7 @@ class Rows:
     def __init__(self, scores: Floats) -> None:
         self._scores = scores
         self._times = np.zeros(len(scores), dtype=np.int64)  # in how many rows a connection stands
-        self._parts: list[tuple[Integers, Integers, Integers]] = []  # connections, ranks, rows
+        self._parts: list[_Part] = []
         self._row_capacities: list[Floats] = []
         self._row_units: list[Integers] = []
         self._row_count = 0
@@ -296,11 +305,13 @@ class Rows:
         first = np.cumsum(capacities) - capacities
         ranks = np.empty(len(connections), dtype=np.int64)
         ranks[order] = np.arange(len(connections)) - first[rows[order]]
-        self._parts.append((connections, ranks, rows + self._row_count))
+        times = np.bincount(connections, minlength=len(self._times))
+        once = bool(times.max(initial=0) <= 1)  # each connection in one row of this part, as without summed channels
+        self._parts.append(_Part(connections, ranks, rows + self._row_count, once))
         self._row_capacities.append(capacities.astype(np.float64))
         self._row_units.append(present)
         self._row_count += len(present)
-        self._times += np.bincount(connections, minlength=len(self._times))
+        self._times += times
 
     def keep(self, law: Law, budget: int, minimum: int) -> Integers:
         """Exactly ``budget`` connections that the law keeps, as indices.
@@ -351,17 +362,17 @@ class Rows:
 
     def _first(self, degrees: Integers) -> Integers:
         """The strongest connections of each row, as many as its degree."""
-        return np.concatenate([part[0][part[1] < degrees[part[2]]] for part in self._parts])
+        return np.concatenate([part.connections[part.ranks < degrees[part.rows]] for part in self._parts])
 
     def _excess(self, real_degrees: Floats) -> Floats:
         """How far each connection's rank lies beyond its row's degree, the worst of its rows; at most -1 is inside."""
         worst = np.full(len(self._times), -np.inf)
-        for connections, ranks, rows in self._parts:
-            beyond = ranks - real_degrees[rows]
-            if len(connections) == len(np.unique(connections)):
-                worst[connections] = np.maximum(worst[connections], beyond)
+        for part in self._parts:
+            beyond = part.ranks - real_degrees[part.rows]
+            if part.once:
+                worst[part.connections] = np.maximum(worst[part.connections], beyond)
             else:
-                np.maximum.at(worst, connections, beyond)
+                np.maximum.at(worst, part.connections, beyond)
         return worst
 
     def _by_excess(self, members: Integers, law: Law, minimum: int, costs: Floats, budget: float) -> Integers:
