@@ -7,6 +7,7 @@ is the choice alone. Sources stand with each.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -179,9 +180,9 @@ class DropAndGrow(SparseFromStart):
             raise SynbbError(f"pruning drop {drop} must lie in [0, 1]")
         self.drop = drop
 
+    @abstractmethod
     def growth(self, evidence: Evidence) -> Floats:
         """How much each cut connection deserves to grow."""
-        raise NotImplementedError
 
     def choose(self, share: float, evidence: Evidence) -> np.ndarray:
         """Drop by weight, grow by :meth:`growth`, the same number in each scope."""
