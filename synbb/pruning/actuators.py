@@ -97,6 +97,21 @@ class ConnectionTable:
         """Values of all connections cut into those of each layer."""
         return np.split(values, np.cumsum(self.layer_sizes)[:-1])
 
+    def pairs(self, actuator: Actuator) -> list[Integers]:
+        """(connection, unit) pairs of the rows that an actuator makes.
+
+        Raises:
+            SynbbError: there is no such actuator.
+        """
+        by_actuator = {
+            "fan_out": [self.out_pairs],
+            "fan_in": [self.in_pairs],
+            "both": [self.out_pairs, self.in_pairs],
+        }
+        if actuator not in by_actuator:
+            raise SynbbError(f"pruning actuator {actuator!r} is not one of fan_out, fan_in, both")
+        return by_actuator[actuator]
+
     def source_rates(self, rates: Floats) -> Floats:
         """On-rate of the unit that each connection leaves: the mean of several, 0.5 where none is known."""
         connections, units = self.out_pairs
@@ -162,9 +177,7 @@ def keep_balanced(
     Raises:
         SynbbError: a budget below what the minimum degrees take.
     """
-    if actuator not in ("fan_out", "fan_in", "both"):
-        raise SynbbError(f"pruning actuator {actuator!r} is not one of fan_out, fan_in, both")
-    pairs = {"fan_out": [table.out_pairs], "fan_in": [table.in_pairs], "both": [table.out_pairs, table.in_pairs]}
+    pairs = table.pairs(actuator)
     allowed = np.ones(table.count, dtype=bool) if eligible is None else eligible
     kept = np.zeros(table.count, dtype=bool)
     for members, share in budget.parts(table):
@@ -172,7 +185,7 @@ def keep_balanced(
         place = np.full(len(members), -1)
         place[allowed[members]] = np.arange(len(chosen))
         rows = Rows(scores[chosen])
-        for connections, units in pairs[actuator]:
+        for connections, units in pairs:
             first, last = np.searchsorted(connections, (members[0], members[-1] + 1))
             local = place[connections[first:last] - members[0]]
             rows.add(local[local >= 0], units[first:last][local >= 0])
@@ -182,7 +195,7 @@ def keep_balanced(
             kept[chosen[rest]] = True
             kept[chosen[rows.granted(law, minimum, parameter)]] = True
         elif budget.costs is None:
-            rest_budget = min(round(share * len(rest)), len(rest))
+            rest_budget = round(share * len(rest))
             kept[chosen[_strongest(rest, scores[chosen], rest_budget)]] = True
             wanted = min(round(share * len(members)) - rest_budget, len(inside))
             kept[chosen[rows.keep(law, wanted, minimum)]] = True

@@ -59,10 +59,7 @@ def erk_proportions(layers: Sequence[TracedLayer], shapes: Sequence[Sequence[int
     for layer, shape in zip(layers, shapes, strict=True):
         kernel = list(shape[2:])
         inputs, outputs = layer.in_channels / layer.groups, layer.out_channels
-        found.append(
-            (inputs + outputs + sum(kernel))
-            / (inputs * outputs * float(np.prod(kernel)) if kernel else inputs * outputs)
-        )
+        found.append((inputs + outputs + sum(kernel)) / (inputs * outputs * float(np.prod(kernel))))
     return np.array(found)
 
 

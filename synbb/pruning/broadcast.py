@@ -138,10 +138,8 @@ class BudgetedBroadcast(Pruner):
 
     def least_shares(self) -> Floats | float:
         """What minimum degrees take of each layer."""
-        pairs = {"fan_out": [self.table.out_pairs], "fan_in": [self.table.in_pairs]}
-        chosen = pairs.get(self.actuator, [self.table.out_pairs, self.table.in_pairs])
         least: Floats = np.zeros(len(self.layers))
-        for connections, units in chosen:
+        for connections, units in self.table.pairs(self.actuator):
             rows = np.unique(np.stack([self.table.layer[connections], units]), axis=1)
             least = np.maximum(least, np.bincount(rows[0], minlength=len(least)) * float(self.minimum))
         shares: Floats = np.minimum(least / np.array(self.table.layer_sizes), 1.0)
@@ -187,9 +185,7 @@ class BudgetedBroadcast(Pruner):
 
     def _judged(self) -> np.ndarray:
         """Units whose on-rates decide degrees."""
-        out, into = self.table.out_pairs[1], self.table.in_pairs[1]
-        chosen = {"fan_out": [out], "fan_in": [into], "both": [out, into]}[self.actuator]
-        return np.unique(np.concatenate(chosen))
+        return np.unique(np.concatenate([units for _, units in self.table.pairs(self.actuator)]))
 
     def after_refresh(self) -> None:
         """Move thresholds, where that is asked for."""

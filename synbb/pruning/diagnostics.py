@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synbb.pruning.balance import BalanceFit, Floats, balance_fit, binary_entropy
+from synbb.pruning.degrees import decided_fit, directions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -158,22 +159,18 @@ def report(pruner: Pruner, model: nn.Module, probe: ProbeReport | None = None) -
         probe: of held-out data, for the figures of :class:`HeldOutCoding`.
     """
     rates = pruner.activity.rates()
-    actuator = pruner.actuator
-    actuated = () if actuator is None else ("fan_out", "fan_in") if actuator == "both" else (actuator,)
-    whole = pruner.scope == "network"
+    actuated = () if pruner.actuator is None else directions(pruner)
     wired = _Wired(pruner.wiring, model, pruner.masks, weights=pruner.connection == "weight")
-    minimum = float(pruner.minimum)
-    decided = wired.fits(pruner.decided_rates, minimum, whole_network=whole)
     return _report(
         wired,
         rates,
         probe,
-        minimum=minimum,
-        whole_network=whole,
+        minimum=float(pruner.minimum),
+        whole_network=pruner.scope == "network",
         method=pruner.method,
         steps=pruner.steps,
         final=pruner.final,
-        decided_fits={which: decided[which] for which in actuated},
+        decided_fits={which: decided_fit(pruner, which) for which in actuated},
         actuated=actuated,
         churn=pruner.churn,
     )
