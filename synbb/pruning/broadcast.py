@@ -12,9 +12,11 @@ from synbb.pruning.actuators import Actuator, keep_balanced
 from synbb.pruning.balance import Balance, Floats, Law, LocalBudget, log_odds
 from synbb.pruning.feedback import BetaFeedback
 from synbb.pruning.pruner import Pruner, one_of
+from synbb.pruning.schedule import FromStart, exchanged
 
 if TYPE_CHECKING:
     from synbb.pruning.evidence import Evidence, Need
+    from synbb.pruning.schedule import Schedule
 
 DEFAULT_BETA = 1 / 0.15
 """Moves the relative degree by 0.15 for each unit of log-odds (METHOD §5)."""
@@ -24,7 +26,7 @@ SCALED_BETA = DEFAULT_BETA * 0.2
 
 Beta = float | Literal["scaled", "auto"]
 
-Regrowth = Literal["natural", "gradient"]
+Regrowth = Literal["natural", "gradient", "random"]
 
 
 class BudgetedBroadcast(Pruner):
@@ -46,9 +48,12 @@ class BudgetedBroadcast(Pruner):
             a_i k_i / K_i exceeds a local budget tau, which is solved for the density.
         tau: the local budget itself, in (0, 1], instead of a density (leave that at 1): connections live are then what
             the units' own budgets leave.
+        from_start: hold the budget from the first step on, as SET and RigL do: equal degrees until on-rates have
+            spread, the law's degrees at each refresh from then on.
         regrowth: ``natural`` ranks all latent weights anew; ``gradient`` lets the largest gradients take the place of
-            the weakest ``drop`` of live connections, as RigL does, from zero.
-        drop: share of live connections up for exchange at each refresh with ``regrowth="gradient"``.
+            the weakest ``drop`` of live connections, from zero, as RigL does; ``random`` any cut ones, as SET does.
+        drop: share of live connections up for exchange at the first refresh, other than with ``regrowth="natural"``; it
+            falls to 0 at the last refresh by a cosine.
         threshold_shift: extension, off at 0: at each refresh, units whose traffic is above their layer's mean get their
             norm's bias lowered by this times its gain (intrinsic plasticity).
         gate: as in :class:`Pruner`, on by default here.
@@ -68,6 +73,7 @@ class BudgetedBroadcast(Pruner):
         minimum: int = 1,
         act: Literal["law", "over_budget"] = "law",
         tau: float | None = None,
+        from_start: bool = False,
         regrowth: Regrowth = "natural",
         drop: float = 0.3,
         threshold_shift: float = 0.0,
@@ -81,11 +87,15 @@ class BudgetedBroadcast(Pruner):
                 f"pruning density {density} contradicts tau {tau}: a local budget settles the density itself; leave "
                 "density at 1, or leave tau out and use act 'over_budget' to have it solved"
             )
+        if from_start and (tau is not None or options.get("schedule") is not None):
+            other = "tau" if tau is not None else "a schedule"
+            raise SynbbError(f"pruning from_start contradicts {other}: it holds one density from the first step on")
+        self.from_start = from_start
         # A local budget falls over the ramp as a density does, from one that bounds nothing.
         super().__init__(density if tau is None else tau, gate=gate, **options)
         one_of("actuator", actuator, ("fan_out", "fan_in", "both"))
         one_of("act", act, ("law", "over_budget"))
-        one_of("regrowth", regrowth, ("natural", "gradient"))
+        one_of("regrowth", regrowth, ("natural", "gradient", "random"))
         if isinstance(beta, str):
             one_of("beta", beta, ("scaled", "auto"))
         if not isinstance(beta, str) and not beta > 0:
@@ -100,7 +110,12 @@ class BudgetedBroadcast(Pruner):
         self.regrowth, self.drop, self.threshold_shift = regrowth, drop, threshold_shift
         self._beta = BetaFeedback(SCALED_BETA if isinstance(beta, str) else float(beta))
         self._beta_scales, self._beta_moves = isinstance(beta, str), beta == "auto"
-        self.revives = "zero" if regrowth == "gradient" else "latent"
+        self.revives = "latent" if regrowth == "natural" else "zero"
+
+    def _schedule(self, density: float, warmup: int, ramp: int, refresh: int) -> Schedule:
+        if self.from_start:
+            return FromStart(density, last=warmup + ramp, refresh=refresh)
+        return super()._schedule(density, warmup, ramp, refresh)
 
     @property
     def beta(self) -> float:
@@ -173,14 +188,18 @@ class BudgetedBroadcast(Pruner):
 
     def _scores(self, evidence: Evidence) -> Floats:
         relative = evidence.relative_weights()
-        if self.regrowth == "natural" or not evidence.gradients.any():
+        if self.regrowth == "natural" or (self.regrowth == "gradient" and not evidence.gradients.any()):
             return relative
-        # Two tiers: live connections that stay in place, by weight, and below them all others by gradient.
-        scores = _ranks(evidence.gradients)
+        # Two tiers: live connections that stay in place, by weight, and below them all others in order of growth.
+        growth = evidence.gradients if self.regrowth == "gradient" else evidence.rng.random(self.table.count)
+        scores, strength = _ranks(growth), _ranks(relative)
+        if evidence.live.all() and self.from_start:
+            return scores
+        staying = 1.0 - exchanged(self.drop, evidence.step, self.schedule.end)
         for members in self.table.scopes("layer"):
             live = members[evidence.live[members]]
-            staying = live[np.argsort(-relative[live], kind="stable")[: round((1 - self.drop) * len(live))]]
-            scores[staying] = 1.0 + _ranks(relative)[staying]
+            stay = live[np.argsort(-relative[live], kind="stable")[: round(staying * len(live))]]
+            scores[stay] = 1.0 + strength[stay]
         return scores
 
     def _judged(self) -> np.ndarray:

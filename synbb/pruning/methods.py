@@ -11,7 +11,7 @@ from synbb.pruning.broadcast import BudgetedBroadcast, ClosedLoop
 if TYPE_CHECKING:
     from synbb.pruning.pruner import Pruner
 
-LAW = ("actuator", "beta", "minimum", "act", "tau", "regrowth", "drop", "threshold_shift", "gate")
+LAW = ("actuator", "beta", "minimum", "act", "tau", "from_start", "regrowth", "drop", "threshold_shift", "gate")
 """Options of the law, which its controls share."""
 
 CONNECTIONS: dict[str, tuple[type[Pruner], tuple[str, ...]]] = {

@@ -501,7 +501,8 @@ class Pruner(ABC):
 
     def _gate_open(self) -> bool:
         """Whether on-rates have spread enough to say something (METHOD §3: never cut by activity at step 0)."""
-        if not self.reads_rates or not self.gate or self._cutting or self.spread() >= self.gate:
+        acted = not np.isnan(self.decided_rates).all()  # once masks follow on-rates, they go on doing so
+        if not self.reads_rates or not self.gate or acted or self.spread() >= self.gate:
             return True
         if self._steps >= self.schedule.end:
             warnings.warn(
@@ -560,7 +561,8 @@ class Pruner(ABC):
     @torch.no_grad()
     def _refresh(self, share: float) -> None:
         evidence = self._evidence()
-        self.observe(evidence)
+        if self._steps:  # before the first step there is nothing to learn from
+            self.observe(evidence)
         before, kept = evidence.live, self.choose(share, evidence)
         self.decided_rates = evidence.rates
         for index, flat in enumerate(self.table.split(kept)):

@@ -6,7 +6,6 @@ is the choice alone. Sources stand with each.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,6 +17,7 @@ from synbb.errors import SynbbError
 from synbb.pruning.actuators import keep_in_rows, keep_strongest
 from synbb.pruning.masks import check_masks, shuffled
 from synbb.pruning.pruner import Pruner, SparseFromStart
+from synbb.pruning.schedule import exchanged
 
 if TYPE_CHECKING:
     from synbb.pruning.balance import Floats
@@ -200,7 +200,7 @@ class DropAndGrow(SparseFromStart):
 
     def fraction(self, step: int) -> float:
         """Share of the live connections that is exchanged after ``step``."""
-        return self.drop / 2 * (1 + math.cos(math.pi * min(step / max(self.schedule.end, 1), 1.0)))
+        return exchanged(self.drop, step, self.schedule.end)
 
 
 class Set(DropAndGrow):

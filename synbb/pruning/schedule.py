@@ -6,6 +6,7 @@ step, and says at which steps masks are chosen anew.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -163,6 +164,11 @@ class FromStart(Schedule):
         if self.density == 1 or step < self.first or step > self.end:
             return False
         return step == self.first or step % self.refresh == 0
+
+
+def exchanged(drop: float, step: int, end: int) -> float:
+    """Share of live connections exchanged after ``step``: ``drop`` to 0 at ``end`` by a cosine (Evci et al. 2020)."""
+    return drop / 2 * (1 + math.cos(math.pi * min(step / max(end, 1), 1.0)))
 
 
 def waypoints(points: Sequence[Sequence[float]], steps: int, refresh: int) -> Waypoints:

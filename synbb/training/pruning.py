@@ -36,8 +36,10 @@ class PruningSettings(Settings):
         tau: local budget of relative traffic instead of a density.
         statistic: of the on-rates: ``sign``, ``treves_rolls``, ``above_mean`` or ``auto``.
         gate: standard deviation of on-rates within layers below which nothing is cut by activity.
-        regrowth: ``natural`` or by ``gradient``.
-        drop: share of live connections exchanged at a refresh (``set``, ``rigl``, regrowth by gradient).
+        from_start: whether the law holds its budget from the first step on, as ``set`` and ``rigl`` do.
+        regrowth: ``natural``, by ``gradient`` or at ``random``.
+        drop: share of live connections exchanged at the first refresh (``set``, ``rigl``, regrowth by gradient or at
+            random); it falls to 0 by a cosine.
         threshold_shift: extension, off at 0: how far the thresholds of units over budget move at a refresh.
         few_above: on-rate above which ``two-thresholds`` gives few connections.
         many_below: on-rate below which it gives many.
@@ -71,7 +73,8 @@ class PruningSettings(Settings):
     tau: Annotated[float, Field(gt=0, le=1)] | None = None
     statistic: Literal["sign", "treves_rolls", "above_mean", "auto"] = "sign"
     gate: Annotated[float, Field(ge=0, lt=0.5)] = 0.03
-    regrowth: Literal["natural", "gradient"] = "natural"
+    from_start: bool = False
+    regrowth: Literal["natural", "gradient", "random"] = "natural"
     drop: Fraction = 0.3
     threshold_shift: Annotated[float, Field(ge=0)] = 0.0
     few_above: Fraction = 0.7

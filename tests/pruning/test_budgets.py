@@ -19,6 +19,7 @@ from synbb.pruning import BudgetedBroadcast, ClosedLoop, CubicSchedule, Magnitud
 from synbb.pruning.actuators import Budget, keep_balanced
 from synbb.pruning.allocation import connection_costs, erk_proportions, shares_in_proportion
 from synbb.pruning.balance import Balance, LocalBudget, log_odds
+from synbb.pruning.controls import UniformDegrees
 from synbb.pruning.evidence import Evidence
 from synbb.pruning.feedback import BetaFeedback, LayerFeedback
 from synbb.pruning.schedule import FromStart, waypoints
@@ -374,6 +375,65 @@ def test_sparse_from_the_start():
     assert [step for step in range(50) if once.refreshes(step)] == [1]
     assert once.target(0) == 1.0
     assert once.is_final(1)
+
+
+# ---- the law from the first step on ----
+
+
+@pytest.mark.parametrize("actuator", ["fan_in", "fan_out", "both"])
+@pytest.mark.parametrize("regrowth", ["natural", "gradient", "random"])
+def test_the_law_from_the_start_holds_its_density_at_every_step(regrowth, actuator):
+    pruner = trained(steps=0, from_start=True, regrowth=regrowth, actuator=actuator, drop=0.5)
+    intended = [round(0.3 * size) for size in pruner.table.layer_sizes]
+    exchanged = 0
+    for step in range(12):
+        before = pruner.kept()
+        assert [int(part.sum()) for part in pruner.table.split(before)] == intended
+        train(pruner.model, pruner, pruner._optimizer, range(step, step + 1))
+        exchanged += int((pruner.kept() & ~before).any())
+        assert pruner.final == (step >= 8)
+    assert exchanged >= 2
+
+
+def test_the_law_from_the_start_begins_with_equal_degrees_and_then_follows_on_rates():
+    pruner = trained(steps=0, from_start=True, regrowth="random", width=48, beta=1.0)
+    first = pruner.table.fan_in(pruner.kept(), pruner.wiring.unit_count)
+    judged = np.unique(pruner.table.in_pairs[1])
+    assert np.ptp(first[judged]) <= 1
+    train(pruner.model, pruner, pruner._optimizer, range(9))
+    degrees = pruner.table.fan_in(pruner.kept(), pruner.wiring.unit_count)[judged]
+    odds = log_odds(pruner.decided_rates)[judged]
+    assert np.ptp(degrees) > 1
+    for group in pruner.wiring.groups[1:3]:
+        own = (judged >= group.first) & (judged < group.first + group.size)
+        assert np.corrcoef(degrees[own], odds[own])[0, 1] > 0.97
+
+
+def test_the_law_from_the_start_waits_for_on_rates_that_say_something():
+    still = trained(steps=7, from_start=True, regrowth="random", gate=0.4)
+    assert np.isnan(still.decided_rates).all()
+    moved = trained(steps=7, from_start=True, regrowth="random", gate=0.0)
+    assert (still.kept() != moved.kept()).any()
+    with pytest.warns(UserWarning, match=r"below the gate of 0\.4"):
+        train(still.model, still, still._optimizer, range(7, 9))
+    assert not np.isnan(still.decided_rates).all()
+
+
+def test_exchange_falls_to_nothing_at_the_last_refresh():
+    """With equal degrees nothing but the exchange moves a connection."""
+    pruner = trained(UniformDegrees, steps=2, from_start=True, regrowth="random", drop=0.5, warmup=0)
+    early = pruner.churn
+    assert 0.2 < early < 0.5  # 0.43 of the live connections are up for exchange; some are drawn again
+    train(pruner.model, pruner, pruner._optimizer, range(2, 6))
+    assert 0 < pruner.churn < early
+    train(pruner.model, pruner, pruner._optimizer, range(6, 8))
+    assert pruner.churn == 0
+
+
+@pytest.mark.parametrize("options", [{"tau": 0.2, "density": 1.0}, {"schedule": Waypoints(((0, 0.3), (8, 0.3)), 2)}])
+def test_from_start_contradicts_budgets_that_move(options):
+    with pytest.raises(SynbbError, match="from_start contradicts"):
+        BudgetedBroadcast(from_start=True, **({"density": 0.3} | options))
 
 
 # ---- the law, whatever the numbers ----

@@ -264,11 +264,14 @@ def test_magnitude_keeps_the_largest_slices():
 # ---- resume ----
 
 
-@pytest.mark.parametrize("method", ["bb", "magnitude"])
+@pytest.mark.parametrize(
+    ("method", "own"),
+    [("bb", {}), ("magnitude", {}), ("bb", {"from_start": True, "regrowth": "random", "drop": 0.6, "gate": 0.06})],
+)
 @pytest.mark.parametrize("at", [4, 7, 13, 18])
-def test_a_resumed_run_is_the_same_to_the_bit(method, at):
+def test_a_resumed_run_is_the_same_to_the_bit(method, own, at):
     """Saved inside the ramp, on and between refreshes; regrowth goes on behind it."""
-    options = {"warmup": 2, "ramp": 24, "refresh": 3, "count_every": 2, "optimizer": "adamw", "density": 0.2}
+    options = {"warmup": 2, "ramp": 24, "refresh": 3, "count_every": 2, "optimizer": "adamw", "density": 0.2} | own
 
     def start() -> tuple[Chain, Pruner, Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         net, pruner, made = attached(method, **options)
