@@ -135,7 +135,7 @@ class FromStart(Schedule):
     """One budget from the first step on.
 
     Masks are made before the first step or, where the method looks at gradients, after the first; they are chosen
-    anew every ``refresh`` steps until ``end``.
+    anew every ``refresh`` steps and at ``end``.
 
     Attributes:
         first: the step after which masks are first made.
@@ -160,10 +160,10 @@ class FromStart(Schedule):
         return self.density if step >= self.first else 1.0
 
     def refreshes(self, step: int) -> bool:
-        """At the first step and every ``refresh`` steps."""
+        """At the first step, every ``refresh`` steps, and at the end."""
         if self.density == 1 or step < self.first or step > self.end:
             return False
-        return step == self.first or step % self.refresh == 0
+        return step in (self.first, self.end) or step % self.refresh == 0
 
 
 def exchanged(drop: float, step: int, end: int) -> float:

@@ -375,6 +375,7 @@ def test_sparse_from_the_start():
     assert [step for step in range(50) if once.refreshes(step)] == [1]
     assert once.target(0) == 1.0
     assert once.is_final(1)
+    assert [step for step in range(50) if FromStart(0.2, last=25, refresh=10).refreshes(step)] == [0, 10, 20, 25]
 
 
 # ---- the law from the first step on ----
