@@ -266,7 +266,11 @@ def test_magnitude_keeps_the_largest_slices():
 
 @pytest.mark.parametrize(
     ("method", "own"),
-    [("bb", {}), ("magnitude", {}), ("bb", {"from_start": True, "regrowth": "random", "drop": 0.6, "gate": 0.06})],
+    [
+        ("bb", {}),
+        ("magnitude", {}),
+        ("bb", {"from_start": True, "regrowth": "random", "drop": 0.6, "gate": 0.06, "ramp": 60}),
+    ],
 )
 @pytest.mark.parametrize("at", [4, 7, 13, 18])
 def test_a_resumed_run_is_the_same_to_the_bit(method, own, at):
