@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from synbb.errors import SynbbError
 from synbb.experiments.config import StudySettings
 from synbb.experiments.plan import PlannedRun
@@ -49,3 +51,29 @@ def comparison_of(study: StudySettings, planned: list[PlannedRun], table: RunTab
         own={name: own for name in study.methods if (own := study.own_density(name)) is not None},
         realised=realised_of(rows),
     )
+
+
+def screened_comparison(study: StudySettings) -> Comparison:
+    """What an earlier study's table says of this one's methods, in its main score; seeds alone vary there.
+
+    Raises:
+        SynbbError: there is no such table, or no method has two seeds with the reference in it.
+    """
+    path = Path(study.screened or "")
+    if not path.is_file():
+        raise SynbbError(f"screened: {path} is no file; give the table of an earlier study, or leave the key out")
+    rows = {cell: row for row in RunTable(path).rows() if (cell := Cell.of(row)).method in study.methods}
+    found = Comparison(
+        points={cell: points_of(row, [row.get("main", "")]) for cell, row in rows.items()},
+        methods=list(study.methods),
+        densities=sorted({cell.density for cell in rows if study.own_density(cell.method) is None}),
+        reference=study.reference,
+        own={name: own for name in study.methods if (own := study.own_density(name)) is not None},
+        realised=realised_of(rows),
+    )
+    if not any(each.difference.seeds >= 2 for each in found.differences(found.scores)):
+        raise SynbbError(
+            f"screened: {path} holds no method of this study with two seeds or more and the reference "
+            f"{study.reference!r} beside it: give methods the names that they had there"
+        )
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from synbb.experiments.analysis import comparison_of, rows_of
+from synbb.experiments.analysis import comparison_of, rows_of, screened_comparison
 from synbb.experiments.config import StudySettings, load_study
 from synbb.experiments.plan import PlannedRun, plan
 from synbb.experiments.report import power_lines, write_report
@@ -83,5 +83,10 @@ def _tell(study: StudySettings, planned: list[PlannedRun], table: RunTable, reso
     say(f"{comparisons} comparisons with {study.reference} in each score, {len(study.seeds)} seeds")
     if progress.done:
         comparison = comparison_of(study, planned, table)
-        for line in power_lines(comparison, comparison.differences(comparison.scores), len(study.seeds)):
-            say(line)
+    elif study.screened:
+        comparison = screened_comparison(study)
+        say(f"from the spread between seeds in {study.screened}:")
+    else:
+        return
+    for line in power_lines(comparison, comparison.differences(comparison.scores), len(study.seeds), comparisons):
+        say(line)

@@ -47,6 +47,8 @@ class StudySettings(Settings):
         seeds: of weights and data order; the same for all methods, so that differences are paired.
         reference: the method that all others are compared with.
         table: CSV of finished runs, small enough to be committed; DIR/runs.csv by default.
+        screened: table of an earlier study with methods of the same names, two seeds of each at least: ``--dry-run``
+            takes the spread between seeds from it, to say before the first run which difference this study can find.
         keep: what stays of a scored run beside settings, metrics and masks: nothing more (``none``), its ``weights``,
             or ``all``, checkpoints and TensorBoard files too.
     """
@@ -59,6 +61,7 @@ class StudySettings(Settings):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     reference: str
     table: str | None = None
+    screened: str | None = None
     keep: Literal["none", "weights", "all"] = "weights"
 
     @model_validator(mode="after")

@@ -97,11 +97,18 @@ def _notes(
         notes.append(
             f"For {lost} of {len(judged)} intervals the counts of some runs are not on this machine: over seeds only."
         )
-    return notes + power_lines(comparison, differences, len(study.seeds))
+    return notes + power_lines(comparison, differences, len(study.seeds), family)
 
 
-def power_lines(comparison: Comparison, differences: list[Compared], seeds: int) -> list[str]:
-    """The smallest difference that so many seeds, five at least, would find, from the paired SDs that are known."""
+def power_lines(comparison: Comparison, differences: list[Compared], seeds: int, comparisons: int) -> list[str]:
+    """The smallest difference that so many seeds, five at least, would find, from the paired SDs that are known.
+
+    Args:
+        comparison: scores of some runs.
+        differences: between its methods.
+        seeds: of the study to judge.
+        comparisons: that it makes in each score.
+    """
     lines = []
     seeds = max(seeds, LEAST_SEEDS)
     for score in comparison.scores:
@@ -109,9 +116,9 @@ def power_lines(comparison: Comparison, differences: list[Compared], seeds: int)
         known = [each.sd for each in found if each.seeds >= 2]
         if known:
             pooled = (sum(sd**2 for sd in known) / len(known)) ** 0.5
-            least = smallest_detectable(pooled, seeds, len(found))
+            least = smallest_detectable(pooled, seeds, comparisons)
             lines.append(
                 f"{score}: paired SD over seeds {pooled:.3f}; {seeds} seeds find a difference of {least:.3f} with "
-                f"{POWER:.0%} power (two-sided {LEVEL:.0%} / {len(found)} comparisons)."
+                f"{POWER:.0%} power (two-sided {LEVEL:.0%} / {comparisons} comparisons)."
             )
     return lines

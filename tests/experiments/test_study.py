@@ -22,6 +22,7 @@ from synbb.errors import RunEnded, SynbbError
 from synbb.experiments import compare
 from synbb.experiments.study import StudyIncomplete
 from synbb.pruning.masks import load_masks
+from synbb.pruning.paired import smallest_detectable
 from synbb.pruning.resampling import load_resampled
 
 METHODS = {
@@ -133,6 +134,30 @@ def test_a_dry_run_says_what_is_missing(folder: Path, finished: list[str]) -> No
     ]
     assert any(line.startswith("6 of 9 runs done, 3 to do, about ") for line in said)
     assert any("5 seeds find a difference of" in line for line in said)
+
+
+def test_what_a_study_can_find_is_told_before_its_first_run(folder: Path, finished: list[str]) -> None:
+    said: list[str] = []
+    fresh = ["table=none-yet.csv", "screened=table.csv", "seeds=[0,1,2,3,4,5,6,7]"]
+    compare(folder / "study.yaml", fresh, output=Path("later"), dry_run=True, say=said.append)
+    assert said[-3].startswith("2 comparisons with magnitude in each score, 8 seeds")
+    assert said[-2:-1] == ["from the spread between seeds in table.csv:"]
+    scores = {(row["method"], int(row["seed"])): float(row["accuracy"]) for row in rows(folder / "table.csv")}
+    gaps = [[scores[method, seed] - scores["magnitude", seed] for seed in (0, 1)] for method in ("dense", "again")]
+    pooled = float(np.sqrt(np.mean([np.var(each, ddof=1) for each in gaps])))
+    least = smallest_detectable(pooled, 8, 2)
+    assert said[-1].startswith(f"accuracy: paired SD over seeds {pooled:.3f}; 8 seeds find a difference of {least:.3f}")
+    assert not (folder / "later").exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [("no-such.csv", "is no file"), ("others.csv", "give methods the names")],
+)
+def test_a_screening_that_says_nothing_is_refused(folder: Path, finished: list[str], table: str, message: str) -> None:
+    (folder / "others.csv").write_text((folder / "table.csv").read_text().replace("magnitude,", "other,"))
+    with pytest.raises(SynbbError, match=message):
+        compare(folder / "study.yaml", [f"screened={table}", "table=none-yet.csv"], output=Path("later"), dry_run=True)
 
 
 def test_other_settings_are_another_run_and_their_rows_are_left(folder: Path, finished: list[str]) -> None:
