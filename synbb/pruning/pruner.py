@@ -1,11 +1,8 @@
 """What a training loop holds: attach to a model, call ``step()`` after the optimiser's.
 
-The pruner owns mask and latent weights. The model's parameters hold the masked values, under their usual names, so
-stock modules that read a weight directly, fused kernels and users' checkpoints all see the pruned network. What a cut
-weight was is kept here, untouched by the optimiser, and comes back when the connection is chosen again.
-
-:class:`Pruner` knows when masks change, what a choice may look at and how masks are kept; its subclasses know which
-connections survive: the rule (:mod:`synbb.pruning.broadcast`), its controls, its rivals, and whole units.
+Masks and latent weights live in :mod:`synbb.pruning.masked_weights`, the model's parameters hold the masked values.
+:class:`Pruner` knows when masks change and what a choice may look at; its subclasses know which connections survive:
+the rule (:mod:`synbb.pruning.broadcast`), its controls, its rivals, and whole units.
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ import warnings
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -24,8 +21,9 @@ from synbb.errors import SynbbError
 from synbb.pruning.activity import OnRates
 from synbb.pruning.actuators import Actuator, Budget, ConnectionTable, Scope, pattern_eligible
 from synbb.pruning.allocation import Allocation, Currency, connection_costs, erk_proportions, shares_in_proportion
-from synbb.pruning.evidence import Evidence, Gradients, InputNorms, Need, connection_norms
+from synbb.pruning.evidence import Evidence, Gradients, InputNorms, Need
 from synbb.pruning.feedback import LayerFeedback
+from synbb.pruning.masked_weights import Connection, MaskedWeights, Revival
 from synbb.pruning.masks import apply_masks, check_masks
 from synbb.pruning.schedule import CubicSchedule, FromStart, Schedule
 from synbb.pruning.wiring import TracedLayer, Wiring, trace
@@ -36,9 +34,6 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
     from synbb.pruning.balance import Floats
-
-Connection = Literal["kernel", "weight"]
-Revival = Literal["latent", "zero"]
 
 
 class Pruner(ABC):
@@ -227,15 +222,13 @@ class Pruner(ABC):
         self.model = model
         modules = dict(model.named_modules())
         self.layers: list[TracedLayer] = self._masked_layers()
-        self._weights = [_parameter(modules[layer.name]) for layer in self.layers]
-        shapes = [weight.shape for weight in self._weights]
-        repeats = [self._per_slice(weight) for weight in self._weights]
+        weights = {layer.name: _parameter(modules[layer.name]) for layer in self.layers}
+        self.weights = MaskedWeights(weights, self.connection)
+        shapes = [weight.shape for weight in weights.values()]
+        repeats = [self.weights.weights_a_connection(index) for index in range(len(weights))]
         self.table = ConnectionTable.build(self.layers, shapes, repeats)
         self._erk = erk_proportions(self.layers, shapes)
         self._feedback = LayerFeedback(len(self.layers))
-        self._masks = [torch.ones(self._mask_shape(w), dtype=torch.bool, device=w.device) for w in self._weights]
-        self._latent = [torch.zeros_like(weight) for weight in self._weights]
-        self._cutting = False
         self._steps = 0
         self.churn = 0.0
         self.decided_rates = np.full(self.wiring.unit_count, np.nan)  # on-rates that the masks were made from
@@ -243,13 +236,13 @@ class Pruner(ABC):
         self.activity = OnRates(
             model, self.wiring.groups, decay=self._decay, every=self._count_every, statistic=self.statistic
         )
-        kernel = self.connection == "kernel"
         needs = self.needed()
-        self._gradients = Gradients(self._weights, kernel=kernel) if "gradients" in needs else None
+        masked = self.weights
+        self._gradients = Gradients(masked.weights, kernel=masked.kernel) if "gradients" in needs else None
         self._inputs = InputNorms(model, self.layers) if "inputs" in needs else None
         self._watch()
         self._hooks: list[RemovableHandle] = []
-        for index, weight in enumerate(self._weights):
+        for index, weight in enumerate(self.weights.weights):
             if weight.requires_grad:
                 self._hooks.append(weight.register_hook(self._gradient_hook(index)))
         self._taken, self._counted = 0, 0
@@ -292,7 +285,7 @@ class Pruner(ABC):
         if refreshed:
             self._refresh(self.schedule.target(self._steps))
         else:
-            self._reapply()
+            self.weights.reapply()
         self._watch()
         return refreshed
 
@@ -323,15 +316,7 @@ class Pruner(ABC):
         Raises:
             SynbbError: masks of another architecture.
         """
-        check_masks(masks, {name: tuple(mask.shape) for name, mask in self.masks.items()}, "masks")
-        for index, layer in enumerate(self.layers):
-            self._masks[index].copy_(masks[layer.name])
-            if latent is not None:
-                self._latent[index].copy_(
-                    torch.where(self._masks[index], 0, latent[layer.name].to(self._latent[index]))
-                )
-        self._cutting = not all(bool(mask.all()) for mask in self._masks)
-        self._reapply()
+        self.weights.begin_with(masks, latent, "masks")
 
     # ---- what it tells ----
 
@@ -348,11 +333,11 @@ class Pruner(ABC):
     @property
     def masks(self) -> dict[str, Tensor]:
         """Mask of each masked layer, bool, broadcastable to its weight."""
-        return {layer.name: mask for layer, mask in zip(self.layers, self._masks, strict=True)}
+        return dict(self.weights.masks)
 
     def density(self) -> float:
         """Realised share of live connections over the masked layers."""
-        return sum(int(mask.sum()) for mask in self._masks) / self.table.count
+        return self.weights.live() / self.table.count
 
     def layer_densities(self) -> dict[str, float]:
         """Realised share of live connections of each masked layer."""
@@ -360,7 +345,7 @@ class Pruner(ABC):
 
     def kept(self) -> np.ndarray:
         """All masks as one vector in the order of :attr:`table`, bool, shape (connections,)."""
-        return np.concatenate([mask.cpu().numpy().ravel() for mask in self._masks])
+        return self.weights.kept()
 
     def spread(self) -> float:
         """Standard deviation of the on-rates within unit groups, averaged over units; 0 where nothing is known."""
@@ -382,10 +367,7 @@ class Pruner(ABC):
             "steps": self._steps,
             "churn": self.churn,
             "decided_rates": torch.from_numpy(self.decided_rates.copy()),
-            "masks": {layer.name: m.detach().cpu().clone() for layer, m in zip(self.layers, self._masks, strict=True)},
-            "latent": {
-                layer.name: t.detach().cpu().clone() for layer, t in zip(self.layers, self._latent, strict=True)
-            },
+            **self.weights.state_dict(),
             "activity": self.activity.state_dict(),
             "gradients": None if self._gradients is None else self._gradients.state_dict(),
             "inputs": None if self._inputs is None else self._inputs.state_dict(),
@@ -408,21 +390,17 @@ class Pruner(ABC):
         """
         if state["method"] != self.method:
             raise SynbbError(f"pruner state of method {state['method']!r} does not fit method {self.method!r}")
-        check_masks(state["masks"], {name: tuple(mask.shape) for name, mask in self.masks.items()}, "pruner state")
+        check_masks(state["masks"], self.weights.shapes, "pruner state")
         self.activity.check_state(state["activity"])  # before anything is changed
         self._steps, self.churn = int(state["steps"]), float(state["churn"])
         self.decided_rates = state["decided_rates"].numpy().copy()
-        for index, layer in enumerate(self.layers):
-            self._masks[index].copy_(state["masks"][layer.name])
-            self._latent[index].copy_(state["latent"][layer.name])
+        self.weights.begin_with(state["masks"], state["latent"], "pruner state")
         self.activity.load_state_dict(state["activity"])
         if self._gradients is not None:
             self._gradients.load_state_dict(state["gradients"])
         if self._inputs is not None:
             self._inputs.load_state_dict(state["inputs"])
         self.load_own_state(state["own"])
-        self._cutting = not all(bool(mask.all()) for mask in self._masks)
-        self._reapply()
         self._watch()
 
     # ---- inside ----
@@ -480,7 +458,7 @@ class Pruner(ABC):
             inputs = np.zeros(self.table.count)
             for members, norms in zip(self.table.scopes("layer"), self._inputs.read(), strict=True):
                 inputs[members] = norms[self.table.source[members]]
-        weights = self._norms()
+        weights = self.weights.norms()
         return Evidence(
             table=self.table,
             step=self._steps,
@@ -520,21 +498,12 @@ class Pruner(ABC):
         if self._inputs is not None:
             self._inputs.watching = self._watching
 
-    def _per_slice(self, weight: Tensor) -> int:
-        return weight[0, 0].numel() if self.connection == "weight" else 1
-
-    def _mask_shape(self, weight: Tensor) -> tuple[int, ...]:
-        if self.connection == "weight":
-            return tuple(weight.shape)
-        return (*weight.shape[:2], *[1] * (weight.dim() - 2))
-
     def _gradient_hook(self, index: int) -> Any:
-        # A zero gradient keeps momentum and second moments of cut weights at zero and out of gradient clipping.
         @torch.no_grad()
         def hook(gradient: Tensor) -> Tensor | None:
             if self._gradients is not None and self._watching:
-                self._gradients.see(index, gradient, self._full(index))
-            return torch.where(self._masks[index], gradient, 0) if self._cutting else None
+                self._gradients.see(index, gradient, self.weights.full(index))
+            return self.weights.masked_gradient(index, gradient)
 
         return hook
 
@@ -547,35 +516,17 @@ class Pruner(ABC):
 
         return hook
 
-    @torch.no_grad()
-    def _full(self, index: int) -> Tensor:
-        return torch.where(self._masks[index], self._weights[index], self._latent[index])
-
-    @torch.no_grad()
-    def _norms(self) -> np.ndarray:
-        """Norm of each connection, latent values included."""
-        kernel = self.connection == "kernel"
-        norms = [connection_norms(self._full(index), kernel=kernel) for index in range(len(self.layers))]
-        return torch.cat([each.cpu() for each in norms]).numpy()
-
-    @torch.no_grad()
     def _refresh(self, share: float) -> None:
         evidence = self._evidence()
         if self._steps:  # before the first step there is nothing to learn from
             self.observe(evidence)
         before, kept = evidence.live, self.choose(share, evidence)
         self.decided_rates = evidence.rates
-        for index, flat in enumerate(self.table.split(kept)):
-            full, was = self._full(index), self._masks[index].clone()
-            mask = self._masks[index]
-            mask.copy_(torch.from_numpy(flat).reshape(mask.shape))
-            if self.revives == "zero":
-                full = torch.where(was, full, 0)
-            self._weights[index].copy_(torch.where(mask, full, 0))
-            self._latent[index].copy_(torch.where(mask, 0, full))
-        self._cutting = not bool(kept.all())
-        self._clear_moments()
-        self._mask_followers()
+        self.weights.choose(kept, self.table, revives=self.revives)
+        if self._optimizer is not None:
+            self.weights.clear_moments(self._optimizer)
+        for average in self._followers:
+            apply_masks(average, self.masks)
         if self._gradients is not None:
             self._gradients.clear()
         if self._inputs is not None:
@@ -583,25 +534,6 @@ class Pruner(ABC):
         # Of the connections live before, the share that was exchanged for others (beyond what the ramp cuts).
         self.churn = int(np.count_nonzero(kept & ~before)) / max(int(np.count_nonzero(before)), 1)
         self.after_refresh()
-
-    @torch.no_grad()
-    def _reapply(self) -> None:
-        if self._cutting:
-            for weight, mask in zip(self._weights, self._masks, strict=True):
-                weight.masked_fill_(~mask, 0)
-
-    def _mask_followers(self) -> None:
-        for average in self._followers:
-            apply_masks(average, self.masks)
-
-    @torch.no_grad()
-    def _clear_moments(self) -> None:
-        if self._optimizer is None:
-            return
-        for weight, mask in zip(self._weights, self._masks, strict=True):
-            for value in self._optimizer.state.get(weight, {}).values():
-                if isinstance(value, Tensor) and value.shape == weight.shape:
-                    value.masked_fill_(~mask, 0)
 
 
 class SparseFromStart(Pruner):

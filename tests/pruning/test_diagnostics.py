@@ -94,8 +94,9 @@ def test_dead_units_are_those_that_are_off_unheard_or_deaf():
     net = Chain(4)
     pruner = trained(net, Magnitude(1.0, warmup=1, ramp=1, count_every=1), 2)
     assert report(pruner, net).dead == 0
-    pruner._masks[0][2] = False  # nothing enters unit 2 of the second layer
-    pruner._masks[1][:, 1] = False  # nothing leaves its unit 1
+    first, second = list(pruner.masks.values())[:2]
+    first[2] = False  # nothing enters unit 2 of the second layer
+    second[:, 1] = False  # nothing leaves its unit 1
     pruner.activity._sums[2][0, 3] = 0.0  # unit 3 of the third is never on
     found = report(pruner, net)
     assert found.dead == 3
@@ -107,7 +108,7 @@ def test_units_behind_a_head_that_is_not_masked_are_heard():
     torch.manual_seed(0)
     net = Chain(4)
     pruner = trained(net, Magnitude(1.0, warmup=1, ramp=1, count_every=1), 2)
-    pruner._masks[1][:] = False
+    list(pruner.masks.values())[1][:] = False
     assert report(pruner, net).layers[2].dead == 4  # they hear nothing, though the unmasked head hears them
     assert report(pruner, net).dead == 8
 
