@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from synbb.errors import RunEnded, SynbbError, disk_errors
+from synbb.errors import SynbbError
+from synbb.inference.block_work import BlockWork, check_finite, pad_to
 from synbb.inference.blocks import Block, BlockPlan, check_region, round_up
-from synbb.inference.ledger import KEPT, Ledger, Mark
+from synbb.inference.ledger import Ledger
 from synbb.inference.network import Floats, Network
 from synbb.inference.output import forget_damaged, mark_complete, open_output
 from synbb.inference.pipeline import Readers, Writer
 from synbb.inference.sizes import default_write_block
 from synbb.models.receptive_field import block_dependent_norms
 from synbb.volumes.box import Box, triple
-from synbb.volumes.resample import WorkingView, upsample_to_source
+from synbb.volumes.resample import WorkingView
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from synbb.volumes.writing import WritableVolume
 
 Progress = Callable[[int, int], None]
-Voxels = npt.NDArray[Any]
 
 DTYPES = ("uint8", "float32")
 
@@ -107,11 +106,11 @@ def predict_array(
     if array.ndim != 3 or array.size == 0:
         raise SynbbError(f"an array of shape {array.shape} cannot be predicted: three axes z, y, x are wanted")
     shape, steps, margin = triple(array.shape), triple(stride), triple(halo)
-    padded = _pad_to(np.ascontiguousarray(array, np.float32), round_up(shape, steps))
+    padded = pad_to(np.ascontiguousarray(array, np.float32), round_up(shape, steps))
     part = None if tile is None else triple(tile)
     with Network(net, stride=steps, halo=margin, device=device, batch=batch, precision=precision, tile=part) as network:
         logits: Floats = network.logits([padded])[0][Box.of_shape(shape).slices]
-    _check_finite(logits, "the array")
+    check_finite(logits, "the array")
     return np.ascontiguousarray(logits)
 
 
@@ -213,7 +212,9 @@ def predict_volume(
         damaged = forget_damaged(output, ledger) if verify else []
         skipped = len(ledger.marks)
         began = time.perf_counter()
-        voxels = _Prediction(view, plan, normalisation, output, ledger, progress).run(network, reader_threads)
+        voxels = _Prediction(BlockWork(view, plan, normalisation), output, ledger, progress).run(
+            network, reader_threads
+        )
         seconds = time.perf_counter() - began
         mark_complete(output)
     return PredictionSummary(
@@ -232,57 +233,12 @@ def predict_volume(
     )
 
 
-def read_block(view: WorkingView, plan: BlockPlan, block: Block, normalisation: Normalisation) -> Floats:
-    """The normalised read box of ``block`` (working voxels), padded at the volume's far end by its edge values.
-
-    Raises:
-        SynbbError: a chunk of the input cannot be read; the message names the block.
-    """
-    there = block.read.intersect(view.box)
-    assert there is not None, "a read box begins inside the volume"
-    try:
-        values = view.read(there)
-    except SynbbError as error:
-        raise SynbbError(
-            f"block {block.index} of {len(plan)} (voxels {block.write} of the input) cannot be computed: {error}"
-        ) from error
-    return _pad_to(normalisation.apply(values), block.read.shape)
-
-
-def block_logits(logits: Floats, block: Block) -> Floats:
-    """Of the logits of a read box, those of the working voxels that the block is made from."""
-    return logits[block.core.relative_to(block.read.start).slices]
-
-
-def block_probabilities(logits: Floats, block: Block, plan: BlockPlan) -> Floats:
-    """Probabilities at the input's voxels of a block, from the logits of its read box.
-
-    Raises:
-        RunEnded: a logit is not finite.
-    """
-    needed = block_logits(logits, block)
-    _check_finite(needed, f"block {block.index} (voxels {block.write} of the input)")
-    probabilities = _sigmoid(needed)
-    if plan.scale == (1.0, 1.0, 1.0):
-        return probabilities
-    return upsample_to_source(probabilities, block.core, block.write, plan.scale, plan.working_shape)
-
-
 class _Prediction:
     """The blocks of one call, from the input to the ledger."""
 
-    def __init__(
-        self,
-        view: WorkingView,
-        plan: BlockPlan,
-        normalisation: Normalisation,
-        output: WritableVolume,
-        ledger: Ledger,
-        progress: Progress | None,
-    ) -> None:
-        self.view = view
-        self.plan = plan
-        self.normalisation = normalisation
+    def __init__(self, work: BlockWork, output: WritableVolume, ledger: Ledger, progress: Progress | None) -> None:
+        self.work = work
+        self.plan = work.plan
         self.output = output
         self.ledger = ledger
         self.progress = progress
@@ -312,17 +268,12 @@ class _Prediction:
     def _read(self, batch: tuple[Block, ...], finished: frozenset[int]) -> tuple[tuple[Block, ...], list[Floats]]:
         """The batch's arrays; the place of a finished block is held by a missing one, so that the shape stays."""
         missing = [block for block in batch if block.index not in finished]
-        arrays = {b.index: read_block(self.view, self.plan, b, self.normalisation) for b in missing}
+        arrays = {b.index: self.work.read(b) for b in missing}
         return batch, [arrays.get(block.index, arrays[missing[0].index]) for block in batch]
 
     def write(self, block: Block, logits: Floats, done: int) -> None:
         """Probabilities of one block to the output, then its mark."""
-        probabilities = block_probabilities(logits, block, self.plan)
-        values = quantise(probabilities) if self.output.dtype == np.uint8 else probabilities
-        there = block.write.relative_to(self.plan.region.start)
-        with disk_errors(self.output.path, KEPT):
-            self.output.write(there, values)
-        self.ledger.mark(Mark.of(block.index, there, values))
+        self.ledger.mark(self.work.write(self.output, block, logits))
         self._report(done)
 
     def _report(self, done: int) -> None:
@@ -341,34 +292,6 @@ class _Job:
 
     def __call__(self) -> None:
         self.prediction.write(self.block, self.logits, self.done)
-
-
-def quantise(probabilities: Floats) -> npt.NDArray[np.uint8]:
-    """round(255 p) as uint8, halves to even."""
-    whole: npt.NDArray[np.uint8] = np.rint(probabilities * np.float32(255)).astype(np.uint8)
-    return whole
-
-
-def _sigmoid(logits: Floats) -> Floats:
-    # By way of tanh: exp(-x) would overflow for very negative logits.
-    half: Floats = np.tanh(np.float32(0.5) * logits)
-    half += np.float32(1)
-    half *= np.float32(0.5)
-    return half
-
-
-def _pad_to(array: Floats, shape: Sequence[int]) -> Floats:
-    """``array`` padded at the far end up to ``shape`` by its edge values."""
-    extra = [(0, want - have) for want, have in zip(shape, array.shape, strict=True)]
-    return np.pad(array, extra, mode="edge") if any(after for _, after in extra) else array
-
-
-def _check_finite(logits: Floats, where: str) -> None:
-    if not np.isfinite(logits).all():
-        raise RunEnded(
-            f"{where}: the network gives values that are not finite; its weights are broken, or the precision is too "
-            "low (try 32)"
-        )
 
 
 def _numbers(batch: tuple[Block, ...]) -> list[int]:

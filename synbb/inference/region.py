@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from synbb.inference.block_work import BlockWork, quantise
 from synbb.inference.blocks import BlockPlan
 from synbb.inference.network import Network
-from synbb.inference.predictor import block_probabilities, quantise, read_block
 from synbb.inference.sizes import default_write_block
 from synbb.volumes.box import Box, triple
 from synbb.volumes.resample import WorkingView
@@ -45,11 +45,12 @@ def region_probabilities(
     scale = view.scale
     block = default_write_block(region, scale, halo, stride)
     plan = BlockPlan(region, block, view.shape, triple(halo), triple(stride), scale)
+    work = BlockWork(view, plan, normalisation)
     with Network(net, stride=triple(stride), halo=triple(halo), device=device) as network:
         for batch in plan.batches(network.batch):
-            arrays = [read_block(view, plan, each, normalisation) for each in batch]
+            arrays = [work.read(each) for each in batch]
             for each, logits in zip(batch, network.logits(arrays), strict=True):
-                yield each.write, block_probabilities(logits, each, plan)
+                yield each.write, work.probabilities(logits, each)
 
 
 def predict_region(

@@ -18,7 +18,7 @@ from synbb.evaluation.detection import ObjectTable, score_by_distance
 from synbb.evaluation.evaluate import DISTANCE_NM
 from synbb.evaluation.object_tables import CONTEXT_NM
 from synbb.evaluation.thresholds import check_range, foreground
-from synbb.inference.predictor import quantise
+from synbb.inference.block_work import quantise
 from synbb.pruning.resampling import Resampled
 from synbb.tasks.base import HeldOut
 from synbb.volumes.box import Box, Triple, triple

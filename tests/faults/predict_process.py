@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from synbb.errors import SynbbError
 from synbb.inference import predict_volume
-from synbb.inference.predictor import read_block
+from synbb.inference.block_work import BlockWork
 from synbb.volumes.opening import open_volume
 from synbb.volumes.statistics import Normalisation
 
@@ -47,13 +47,13 @@ class Net(nn.Module):
 
 def announce_reads() -> None:
     """Let each block that is going to be computed be printed."""
-    import synbb.inference.predictor as predictor
+    read_quietly = BlockWork.read
 
-    def read(view: Any, plan: Any, block: Any, normalisation: Any) -> Any:
+    def read(work: BlockWork, block: Any) -> Any:
         print("computed", block.index, flush=True)
-        return read_block(view, plan, block, normalisation)
+        return read_quietly(work, block)
 
-    predictor.read_block = read
+    BlockWork.read = read  # type: ignore[method-assign]
 
 
 def main(raw: str, output: str, log: str, pause: float = 0.0, file_limit: int = 0) -> None:

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_networks import VOXEL, geometry, random_unet, random_volume, randomise_
 
+from synbb.inference.block_work import BlockWork, core_logits
 from synbb.inference.blocks import BlockPlan, round_up
 from synbb.inference.network import Network
-from synbb.inference.predictor import block_logits, predict_array, predict_volume, read_block
+from synbb.inference.predictor import predict_array, predict_volume
 from synbb.models import build_unet
 from synbb.volumes.opening import open_volume
 from synbb.volumes.resample import WorkingView, upsample_to_source
@@ -47,9 +48,9 @@ def blockwise_logits(net: nn.Module, plan: BlockPlan, view: WorkingView) -> Floa
     out = np.full(view.shape, np.nan, np.float32)
     with Network(net, stride=plan.stride, halo=plan.halo) as network:
         for batch in plan.batches(2):
-            found = network.logits([read_block(view, plan, block, GREY) for block in batch])
+            found = network.logits([BlockWork(view, plan, GREY).read(block) for block in batch])
             for block, logits in zip(batch, found, strict=True):
-                out[block.core.slices] = block_logits(logits, block)
+                out[block.core.slices] = core_logits(logits, block)
     return out
 
 
