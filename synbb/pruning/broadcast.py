@@ -15,6 +15,7 @@ from synbb.pruning.pruner import Pruner, one_of
 from synbb.pruning.schedule import FromStart, exchanged
 
 if TYPE_CHECKING:
+    from synbb.pruning.actuators import Budget
     from synbb.pruning.evidence import Evidence, Need
     from synbb.pruning.schedule import Schedule
 
@@ -51,9 +52,9 @@ class BudgetedBroadcast(Pruner):
         from_start: hold the budget from the first step on, as SET and RigL do: equal degrees until on-rates have
             spread, the law's degrees at each refresh from then on.
         regrowth: ``natural`` ranks all latent weights anew; ``gradient`` lets the largest gradients take the place of
-            the weakest ``drop`` of live connections, from zero, as RigL does; ``random`` any cut ones, as SET does.
-        drop: share of live connections up for exchange at the first refresh, other than with ``regrowth="natural"``; it
-            falls to 0 at the last refresh by a cosine.
+            the weakest ``drop`` of what is kept, from zero, as RigL does; ``random`` any cut ones, as SET does.
+        drop: share of the connections to keep that growth decides at the first refresh, other than with
+            ``regrowth="natural"``; it falls to 0 at the last refresh by a cosine.
         threshold_shift: extension, off at 0: at each refresh, units whose traffic is above their layer's mean get their
             norm's bias lowered by this times its gain (intrinsic plasticity).
         gate: as in :class:`Pruner`, on by default here.
@@ -170,13 +171,14 @@ class BudgetedBroadcast(Pruner):
         self._beta.load_state_dict(state["beta"])
 
     def _keep(self, share: float, evidence: Evidence, beta: float) -> np.ndarray:
+        budget = self.budget(share, evidence)
         local = self.act == "over_budget" or self.tau is not None
         law: Law = LocalBudget(self.rates_for_law(evidence)) if local else Balance(self.odds_for_law(evidence), beta)
         return keep_balanced(
             self.table,
-            self._scores(evidence),
+            self._scores(evidence, budget),
             law,
-            self.budget(share, evidence),
+            budget,
             actuator=self.actuator,
             minimum=self.minimum,
             eligible=evidence.eligible,
@@ -186,7 +188,7 @@ class BudgetedBroadcast(Pruner):
     def _beta_at(self, beta: float, share: float) -> float:
         return beta / share if self._beta_scales else beta
 
-    def _scores(self, evidence: Evidence) -> Floats:
+    def _scores(self, evidence: Evidence, budget: Budget) -> Floats:
         relative = evidence.relative_weights()
         if self.regrowth == "natural" or (self.regrowth == "gradient" and not evidence.gradients.any()):
             return relative
@@ -196,9 +198,10 @@ class BudgetedBroadcast(Pruner):
         if evidence.live.all() and self.from_start:
             return scores
         staying = 1.0 - exchanged(self.drop, evidence.step, self.schedule.end)
-        for members in self.table.scopes("layer"):
+        for members, share in budget.parts(self.table):
             live = members[evidence.live[members]]
-            stay = live[np.argsort(-relative[live], kind="stable")[: round(staying * len(live))]]
+            count = round(staying * min(len(live), share * len(members)))
+            stay = live[np.argsort(-relative[live], kind="stable")[:count]]
             scores[stay] = 1.0 + strength[stay]
         return scores
 
