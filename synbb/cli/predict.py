@@ -31,6 +31,36 @@ def command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     precision: Annotated[str, typer.Option(help="32, tf32, bf16 or 16.")] = "32",
     dtype: Annotated[str, typer.Option(help="uint8 stores round(255 p), float32 stores p.")] = "uint8",
+    mask: Annotated[
+        str | None, typer.Option(metavar="VOLUME", help="Nonzero where there is tissue: nothing outside is predicted.")
+    ] = None,
+    missing: Annotated[
+        str, typer.Option(metavar="error|skip", help="Whether absent chunks of INPUT are an error or no data.")
+    ] = "skip",
+    floor: Annotated[
+        float, typer.Option(metavar="P", help="Write 0 for smaller probabilities, and no chunks of zeros.")
+    ] = 0.0,
+    flips: Annotated[
+        str, typer.Option(metavar="AXES", help="Average over mirror images along these axes, such as yx.")
+    ] = "",
+    overlap: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Blend windows that overlap by this share, instead of blocks with their exact halo."
+        ),
+    ] = None,
+    window: Annotated[
+        str | None, typer.Option(metavar="Z,Y,X", help="Working voxels of a window; a training patch by default.")
+    ] = None,
+    segment: Annotated[
+        str | None, typer.Option(metavar="OUT.zarr", help="Segment at once, with the threshold of the run.")
+    ] = None,
+    drop_probabilities: Annotated[
+        bool, typer.Option("--drop-probabilities", help="With --segment: remove the probabilities afterwards.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and how long it takes; write nothing.")
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read finished blocks again first and redo damaged ones.")
     ] = False,
@@ -39,12 +69,19 @@ def command(
     ] = False,
 ) -> None:
     """Predict synapse probabilities over a volume of any size; started again, it does only what is missing."""
+    from synbb.cli import segment as segmenting
     from synbb.cli.console import console, progress
     from synbb.cli.values import three_integers
+    from synbb.errors import SynbbError
+    from synbb.inference.output import remove_output
     from synbb.training.predict import predict
     from synbb.volumes.box import Box
     from synbb.volumes.storage import parse_voxel_size
 
+    if drop_probabilities and segment is None:
+        raise SynbbError("--drop-probabilities leaves nothing without --segment OUT.zarr; give both, or neither")
+    if segment is not None and Path(segment).exists():
+        raise SynbbError(f"{segment} exists; choose another name for --segment, or remove it")
     with progress("predicting", "blocks") as bar:
         summary = predict(
             run,
@@ -61,10 +98,22 @@ def command(
             device=device,
             precision=precision,
             dtype=dtype,
+            mask=mask,
+            missing=missing,
+            floor=floor,
+            flips=flips,
+            overlap=overlap,
+            window=None if window is None else three_integers(window, "--window"),
             verify=verify,
+            dry_run=dry_run,
             allow_unfinished=allow_unfinished,
             progress=bar,
             say=lambda line: console.print(line, markup=False),
         )
     for line in summary:
         console.print(line, markup=False)
+    if segment is not None and not dry_run:
+        segmenting.command(str(output), segment)
+        if drop_probabilities:
+            remove_output(output)
+            console.print(f"removed {output}", markup=False)

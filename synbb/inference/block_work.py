@@ -7,22 +7,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from synbb.errors import RunEnded, SynbbError, disk_errors
+from synbb.inference.blending import blended_logits
 from synbb.inference.blocks import Block, BlockPlan
 from synbb.inference.ledger import KEPT, Mark
+from synbb.inference.no_data import Tissue, Where, absent, at_source, blank, whole_tiles
 from synbb.volumes.resample import WorkingView, upsample_to_source
 
 if TYPE_CHECKING:
-    from synbb.inference.network import Floats
+    from synbb.inference.network import Floats, Network
     from synbb.volumes.statistics import Normalisation
     from synbb.volumes.writing import WritableVolume
 
 Voxels = npt.NDArray[Any]
+
+ONE_GREY = 1e-4
+"""Grey values that differ by less than this share of the contrast are one."""
+
+
+class BlockInput(NamedTuple):
+    """What was read for a block.
+
+    Attributes:
+        array: normalised read box, float32, z y x; None where no voxel of the block has data.
+        no_data: which voxels of the write box have none, bool; None where all have.
+    """
+
+    array: Floats | None
+    no_data: Where | None
 
 
 @dataclass(frozen=True)
@@ -33,31 +50,79 @@ class BlockWork:
         view: the volume at the network's voxel size.
         plan: its blocks.
         normalisation: of its grey values.
+        tissue: what is outside of it has no data.
+        missing: what an absent chunk of the input is: an ``error``, or no data (``skip``).
+        floor: smaller probabilities become 0.
     """
 
     view: WorkingView
     plan: BlockPlan
     normalisation: Normalisation
+    tissue: Tissue | None = None
+    missing: str = "skip"
+    floor: float = 0.0
 
-    def read(self, block: Block) -> Floats:
-        """The normalised read box of ``block`` (working voxels), padded at the volume's far end by its edge values.
+    def read(self, block: Block) -> BlockInput:
+        """The read box of ``block``, padded at the volume's far end by its edge values.
 
         Raises:
-            SynbbError: a chunk of the input cannot be read; the message names the block.
+            SynbbError: a chunk of the input cannot be read, or is absent and must not be; the message names the block.
         """
-        there = block.read.intersect(self.view.box)
-        assert there is not None, "a read box begins inside the volume"
         try:
-            values = self.view.read(there)
+            return self._read(block)
         except SynbbError as error:
             raise SynbbError(
                 f"block {block.index} of {len(self.plan)} (voxels {block.write} of the input) cannot be computed: "
                 f"{error}"
             ) from error
-        return pad_to(self.normalisation.apply(values), block.read.shape)
 
-    def probabilities(self, logits: Floats, block: Block) -> Floats:
-        """Probabilities at the input's voxels of a block, from the logits of its read box.
+    def _read(self, block: Block) -> BlockInput:
+        outside = None if self.tissue is None else ~self.tissue.inside(block.write)
+        if outside is not None and outside.all():
+            return BlockInput(None, outside)
+        there = block.read.intersect(self.view.box)
+        assert there is not None, "a read box begins inside the volume"
+        lost = absent(self.view, block.core)
+        if self.missing == "error" and lost.any():
+            chunks = self.view.volume.absent(self.view.level_box(block.core))
+            raise SynbbError(
+                f"{self.view.volume.path}: {len(chunks)} chunks are absent, the first at voxels {chunks[0]}; restore "
+                "them, or pass --missing skip to leave their voxels out"
+            )
+        wide = there.hull(whole_tiles(block.core, self.view.box))
+        values = self.view.read(wide)
+        contrast = self.normalisation.high - self.normalisation.low
+        empty = at_source(
+            blank(values, block.core, wide, ONE_GREY * contrast) | lost, block.core, block.write, self.plan.scale
+        )
+        if outside is not None:
+            empty |= outside
+        if empty.all():
+            return BlockInput(None, empty)
+        array = self.normalisation.apply(values[there.relative_to(wide.start).slices])
+        return BlockInput(pad_to(array, block.read.shape), empty if empty.any() else None)
+
+    def logits(self, network: Network, batch: Sequence[Block], inputs: Sequence[BlockInput | None]) -> list[Floats]:
+        """Logits of the read boxes of a batch; zeros where there is no array.
+
+        The place of a block that is not to be computed (None: an earlier call finished it; or it has no data) is held
+        by another one of the batch, so that its shape, and with it every bit of the others, stays.
+        """
+        arrays = [None if each is None else each.array for each in inputs]
+        held = next((array for array in arrays if array is not None), None)
+        if held is None:
+            return [np.zeros(block.read.shape, np.float32) for block in batch]
+        if self.plan.windows is None:
+            return list(network.logits([held if array is None else array for array in arrays]))
+        return [
+            np.zeros(block.read.shape, np.float32)
+            if array is None
+            else blended_logits(network, array, self.plan.windows_of(block))
+            for block, array in zip(batch, arrays, strict=True)
+        ]
+
+    def probabilities(self, logits: Floats, block: Block, no_data: Where | None = None) -> Floats:
+        """Probabilities at the input's voxels of a block, from the logits of its read box; 0 where there is no data.
 
         Raises:
             RunEnded: a logit is not finite.
@@ -65,22 +130,27 @@ class BlockWork:
         needed = core_logits(logits, block)
         check_finite(needed, f"block {block.index} (voxels {block.write} of the input)")
         found = _sigmoid(needed)
-        if self.plan.scale == (1.0, 1.0, 1.0):
-            return found
-        return upsample_to_source(found, block.core, block.write, self.plan.scale, self.plan.working_shape)
+        if self.plan.scale != (1.0, 1.0, 1.0):
+            found = upsample_to_source(found, block.core, block.write, self.plan.scale, self.plan.working_shape)
+        if self.floor:
+            found[found < self.floor] = 0
+        if no_data is not None:
+            found[no_data] = 0
+        return found
 
-    def write(self, output: WritableVolume, block: Block, logits: Floats) -> Mark:
+    def write(self, output: WritableVolume, block: Block, logits: Floats, no_data: Where | None = None) -> Mark:
         """Put the probabilities of a block into the output, in its type.
 
         Raises:
             RunEnded: the disk is full, or a logit is not finite.
         """
-        found = self.probabilities(logits, block)
+        found = self.probabilities(logits, block, no_data)
         values: Voxels = quantise(found) if output.dtype == np.uint8 else found
         there = block.write.relative_to(self.plan.region.start)
         with disk_errors(output.path, KEPT):
             output.write(there, values)
-        return Mark.of(block.index, there, values)
+        counts = () if no_data is None else tuple(int(n) for n in no_data.sum(axis=(1, 2)))
+        return Mark.of(block.index, there, values, counts)
 
 
 def core_logits(logits: Floats, block: Block) -> Floats:

@@ -73,6 +73,53 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Windows:
+    """Overlapping windows whose logits are blended, instead of blocks that are read with the whole halo.
+
+    Windows are anchored at the volume, not at blocks, so that a voxel is blended of the same windows whatever the
+    blocks are. Along an axis they begin at 0, step, 2 step ... and a last one ends where the padded volume ends.
+
+    Attributes:
+        shape: working voxels of a window; clipped to the volume, rounded up to whole strides.
+        step: working voxels from one window to the next.
+    """
+
+    shape: Triple
+    step: Triple
+
+    @classmethod
+    def overlapping(cls, shape: Sequence[int], overlap: float, stride: Sequence[int]) -> Windows:
+        """Windows of ``shape`` (rounded up to whole strides) of which neighbours share the part ``overlap``.
+
+        Raises:
+            SynbbError: an overlap outside [0, 1), or a window without voxels.
+        """
+        if not 0 <= overlap < 1:
+            raise SynbbError(f"overlap {overlap} must lie in [0, 1): the share of a window that its neighbour covers")
+        if len(shape) != 3 or min(shape) < 1:
+            raise SynbbError(f"window {tuple(shape)} must be at least 1 along z, y and x")
+        whole = round_up(shape, stride)
+        step = [max(s, int(n * (1 - overlap)) // s * s) for n, s in zip(whole, stride, strict=True)]
+        return cls(whole, triple(step))
+
+    @property
+    def reach(self) -> Triple:
+        """How far beyond a voxel the windows that hold it extend, less one step."""
+        return triple([n - s for n, s in zip(self.shape, self.step, strict=True)])
+
+    def starts(self, axis: int, length: int) -> list[int]:
+        """First voxels of the windows along an axis of the padded grid that has ``length`` voxels."""
+        last = max(0, length - self.shape[axis])
+        return [*range(0, last, self.step[axis]), last]
+
+    def meeting(self, axis: int, length: int, low: int, high: int) -> list[tuple[int, int]]:
+        """The windows that hold a voxel of ``low:high``."""
+        size = min(self.shape[axis], length)
+        found = [(start, start + size) for start in self.starts(axis, length)]
+        return [(start, stop) for start, stop in found if start < high and stop > low]
+
+
+@dataclass(frozen=True)
 class BlockPlan:
     """How a region of a volume is cut into blocks, and of what run.
 
@@ -83,6 +130,7 @@ class BlockPlan:
         halo: margin of working voxels that a cell of the stride grid depends on (``receptive_field``).
         stride: working voxels per voxel of the network's coarsest level.
         scale: voxels of the input in a working voxel.
+        windows: what the network is given at once where windows are blended; None where blocks have their whole halo.
         identity: what else must be unchanged for results to fit together (model, normalisation, input), JSON values.
 
     Raises:
@@ -96,6 +144,7 @@ class BlockPlan:
     stride: Triple
     scale: Nanometres = (1.0, 1.0, 1.0)
     identity: Mapping[str, Any] = field(default_factory=dict)
+    windows: Windows | None = None
 
     def __post_init__(self) -> None:
         for name in ("write_block", "working_shape", "stride"):
@@ -137,6 +186,10 @@ class BlockPlan:
         for start in range(self.region.start[axis], self.region.stop[axis], self.write_block[axis]):
             stop = min(start + self.write_block[axis], self.region.stop[axis])
             low, high = self._support(axis, start, stop)
+            if self.windows is not None:
+                met = self.windows.meeting(axis, end, low, high)
+                yield Span((start, stop), (low, high), (met[0][0], met[-1][1]))
+                continue
             begin = (low // step * step - halo) // step * step
             finish = -(-(-(-high // step) * step + halo) // step) * step
             yield Span((start, stop), (low, high), (max(0, begin), min(end, finish)))
@@ -185,10 +238,29 @@ class BlockPlan:
             if batch:
                 yield tuple(batch)
 
+    def windows_of(self, block: Block) -> list[Box]:
+        """The windows that are blended for a block, in voxels of its read box; in z, y, x order.
+
+        Raises:
+            ValueError: the plan has none.
+        """
+        if self.windows is None:
+            raise ValueError("blocks of this plan are read with their whole halo")
+        along = [
+            self.windows.meeting(axis, length, block.core.start[axis], block.core.stop[axis])
+            for axis, length in enumerate(self.padded_shape)
+        ]
+        return [_box(ends).relative_to(block.read.start) for ends in product(*along)]
+
     @property
     def read_voxels(self) -> int:
         """Working voxels the network is given, all blocks together."""
-        return math.prod(sum(_length(span.read) for span in spans) for spans in self._spans)
+        return math.prod(sum(self._given(axis, span) for span in spans) for axis, spans in enumerate(self._spans))
+
+    def _given(self, axis: int, span: Span) -> int:
+        if self.windows is None:
+            return _length(span.read)
+        return sum(_length(ends) for ends in self.windows.meeting(axis, self.padded_shape[axis], *span.core))
 
     @property
     def work_factor(self) -> float:
@@ -206,6 +278,8 @@ class BlockPlan:
             "halo": list(self.halo),
             "stride": list(self.stride),
         }
+        if self.windows is not None:
+            geometry |= {"window": list(self.windows.shape), "window_step": list(self.windows.step)}
         plain: dict[str, Any] = json.loads(json.dumps({**geometry, **self.identity}))
         return plain
 

@@ -41,17 +41,19 @@ class Mark:
         box: voxels of the output.
         size: bytes of the array that was written.
         checksum: BLAKE2b-128 of these bytes, z slowest.
+        no_data: voxels without data in each section of the box; empty where all have some.
     """
 
     block: int
     box: Box
     size: int
     checksum: str
+    no_data: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, block: int, box: Box, written: npt.NDArray[Any]) -> Mark:
+    def of(cls, block: int, box: Box, written: npt.NDArray[Any], no_data: tuple[int, ...] = ()) -> Mark:
         """The mark for ``written``, the values of ``box``."""
-        return cls(block, box, written.nbytes, checksum(written))
+        return cls(block, box, written.nbytes, checksum(written), no_data)
 
     def matches(self, found: npt.NDArray[Any]) -> bool:
         """Whether ``found`` is what was written."""
@@ -59,12 +61,14 @@ class Mark:
 
     def to_line(self) -> dict[str, Any]:
         """As stored."""
-        return {"block": self.block, "box": str(self.box), "bytes": self.size, "blake2b": self.checksum}
+        line = {"block": self.block, "box": str(self.box), "bytes": self.size, "blake2b": self.checksum}
+        return {**line, "no_data": list(self.no_data)} if self.no_data else line
 
     @classmethod
     def from_line(cls, line: Mapping[str, Any]) -> Mark:
         """The inverse of :meth:`to_line`."""
-        return cls(int(line["block"]), Box.parse(line["box"]), int(line["bytes"]), str(line["blake2b"]))
+        empty = tuple(int(n) for n in line.get("no_data", ()))
+        return cls(int(line["block"]), Box.parse(line["box"]), int(line["bytes"]), str(line["blake2b"]), empty)
 
 
 def checksum(array: npt.NDArray[Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from itertools import combinations
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -41,6 +42,7 @@ class Network:
     was in at the end. Batch norm then uses its running statistics, so results do not depend on the batch.
 
     Attributes:
+        flips: axes (0 z, 1 y, 2 x) along which logits are averaged over the block and its mirror images.
         batch: blocks given to the device at once; halved for good when its memory runs out.
         tile: working voxels computed at once inside a block, None for the whole block; halved likewise.
     """
@@ -55,6 +57,7 @@ class Network:
         precision: str = "32",
         batch: int = 2,
         tile: Triple | None = None,
+        flips: Sequence[int] = (),
     ) -> None:
         if precision not in PRECISIONS:
             raise SynbbError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
@@ -69,6 +72,9 @@ class Network:
         self.precision = precision
         self.batch = batch
         self.tile = None if tile is None else round_up(tile, stride)
+        self.flips = tuple(sorted(set(flips)))
+        if not set(self.flips) <= {0, 1, 2}:
+            raise SynbbError(f"flips {self.flips} are axes 0 (z), 1 (y) and 2 (x)")
         self._modes: list[tuple[nn.Module, bool]] = []
 
     def __enter__(self) -> Self:
@@ -127,7 +133,7 @@ class Network:
             _arithmetic(self.device, self.precision),
             torch.autocast(self.device.type, kind, enabled=kind is not None),
         ):
-            output = self.net(given)
+            output = self._mirrored(given) if self.flips else self.net(given)
         if output.shape != given.shape:
             raise SynbbError(
                 f"the network turns {tuple(given.shape)} into {tuple(output.shape)}: one output channel of the input's "
@@ -135,6 +141,17 @@ class Network:
             )
         found: Floats = output[: len(part), 0].float().cpu().numpy()
         return list(found)
+
+    def _mirrored(self, given: torch.Tensor) -> torch.Tensor:
+        """Mean logits over all mirror images, each turned back."""
+        images = [axes for count in range(len(self.flips) + 1) for axes in combinations(self.flips, count)]
+        total: torch.Tensor | None = None
+        for axes in images:
+            dims = [axis + 2 for axis in axes]
+            found = self.net(given.flip(dims)).float().flip(dims)
+            total = found if total is None else total + found
+        assert total is not None
+        return total / len(images)
 
     def _shrink(self, shape: Triple) -> None:
         """Halve the batch, then the tile."""

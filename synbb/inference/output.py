@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +12,7 @@ import numpy as np
 import zarr
 
 from synbb.errors import SynbbError, disk_errors
-from synbb.inference.ledger import KEPT, Ledger, Mark, read_marks
+from synbb.inference.ledger import KEPT, Ledger, Mark, ledger_path, read_marks
 from synbb.inference.sizes import output_grid
 from synbb.volumes.opening import open_volume
 from synbb.volumes.writing import WritableVolume, create_volume
@@ -24,17 +27,49 @@ COMPLETE = "complete"
 """Key of the output's metadata: false until every block is written."""
 
 
+@dataclass(frozen=True)
+class NoDataReport:
+    """Where an output has no data, by section.
+
+    Attributes:
+        voxels: without data, for each section of the output.
+        size: voxels of a section.
+    """
+
+    voxels: tuple[int, ...]
+    size: int
+
+    @property
+    def whole(self) -> list[int]:
+        """Sections without any data."""
+        return [z for z, count in enumerate(self.voxels) if count == self.size]
+
+    @property
+    def partly(self) -> list[int]:
+        """Sections of which a part has none."""
+        return [z for z, count in enumerate(self.voxels) if 0 < count < self.size]
+
+
 def open_output(
-    path: str, volume: Volume, plan: BlockPlan, dtype: str, attributes: Mapping[str, Any], ledger: Ledger
+    path: str,
+    volume: Volume,
+    plan: BlockPlan,
+    dtype: str,
+    attributes: Mapping[str, Any],
+    ledger: Ledger,
+    *,
+    empty_chunks: bool = True,
 ) -> WritableVolume:
     """The output to be written: what an earlier call created, or a new one in the grid of ``volume``.
+
+    ``empty_chunks`` says whether chunks that are 0 everywhere are stored.
 
     Raises:
         SynbbError: the output of an earlier call is damaged.
         RunEnded: the disk is full.
     """
     if ledger.created:
-        return reopen(path)
+        return reopen(path, empty_chunks=empty_chunks)
     chunks, shards = output_grid(plan.region, plan.write_block)
     with disk_errors(path, KEPT):
         created = create_volume(
@@ -46,13 +81,14 @@ def open_output(
             chunks=chunks,
             shards=shards,
             attributes={**attributes, COMPLETE: False},
+            empty_chunks=empty_chunks,
             overwrite=True,  # the ledger is ours and knows of no block: what is there is a creation cut short
         )
     ledger.record_creation()
     return created
 
 
-def reopen(path: str) -> WritableVolume:
+def reopen(path: str, *, empty_chunks: bool = True) -> WritableVolume:
     """An output that was created earlier, for writing; removes what writers that were killed left half-written.
 
     Raises:
@@ -62,7 +98,7 @@ def reopen(path: str) -> WritableVolume:
         left.unlink(missing_ok=True)
     try:
         # zarr does not store this setting, it has to be given at every opening
-        array = zarr.open_array(str(Path(path) / "0"), mode="r+", config={"write_empty_chunks": True})
+        array = zarr.open_array(str(Path(path) / "0"), mode="r+", config={"write_empty_chunks": empty_chunks})
     except (OSError, ValueError, KeyError, zarr.errors.BaseZarrError) as error:
         raise SynbbError(
             f"{path}: its metadata are damaged ({type(error).__name__}: {error}); remove it and predict again"
@@ -70,10 +106,53 @@ def reopen(path: str) -> WritableVolume:
     return WritableVolume(path, array)
 
 
-def mark_complete(output: WritableVolume) -> None:
-    """State in the output's metadata that every block is written."""
+def complete(output: WritableVolume, marks: Mapping[int, Mark]) -> NoDataReport:
+    """State in the output's metadata that every block is written, and where there was no data.
+
+    Sections without any data are ``no_data_sections`` (indices of the output), the others with their share stand in
+    ``OUT.zarr.no_data.csv``.
+
+    Raises:
+        RunEnded: the disk is full.
+    """
+    report = _no_data(output, marks)
     if output.attributes.get(COMPLETE) is not True:
-        output.set_attributes({COMPLETE: True})
+        if any(report.voxels):
+            _write_no_data(output, report)
+        output.set_attributes({COMPLETE: True, **({"no_data_sections": report.whole} if report.whole else {})})
+    return report
+
+
+def _no_data(output: WritableVolume, marks: Mapping[int, Mark]) -> NoDataReport:
+    depth, rows, columns = output.shape
+    voxels = np.zeros(depth, np.int64)
+    for mark in marks.values():
+        if mark.no_data:
+            voxels[mark.box.start[0] : mark.box.stop[0]] += mark.no_data
+    return NoDataReport(tuple(voxels.tolist()), rows * columns)
+
+
+def _write_no_data(output: WritableVolume, report: NoDataReport) -> None:
+    stored = output.volume
+    path = no_data_path(output.path)
+    with disk_errors(path, KEPT), path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["z", "z_nm", "voxels_without_data", "share"])
+        for z, count in enumerate(report.voxels):
+            if count:
+                writer.writerow([z, f"{stored.centre_of((z, 0, 0))[0]:.6g}", count, f"{count / report.size:.6f}"])
+
+
+def remove_output(path: str | Path) -> None:
+    """Remove a prediction and its ledger; the report of sections without data stays."""
+    shutil.rmtree(path)
+    ledger_path(path).unlink(missing_ok=True)
+
+
+def no_data_path(output: str | Path) -> Path:
+    """Where the report of sections without data lies."""
+    where = Path(output)
+    return where.with_name(where.name + ".no_data.csv")
 
 
 def forget_damaged(output: WritableVolume, ledger: Ledger) -> list[int]:

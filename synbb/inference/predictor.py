@@ -19,15 +19,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synbb.errors import SynbbError
-from synbb.inference.block_work import BlockWork, check_finite, pad_to
-from synbb.inference.blocks import Block, BlockPlan, check_region, round_up
+from synbb.inference.block_work import BlockInput, BlockWork, check_finite, pad_to
+from synbb.inference.blocks import Block, BlockPlan, Windows, check_region, round_up
+from synbb.inference.estimate import estimate
 from synbb.inference.ledger import Ledger
 from synbb.inference.network import Floats, Network
-from synbb.inference.output import forget_damaged, mark_complete, open_output
+from synbb.inference.no_data import Tissue, Where, check_missing
+from synbb.inference.output import NoDataReport, complete, forget_damaged, open_output
 from synbb.inference.pipeline import Readers, Writer
 from synbb.inference.sizes import default_write_block
 from synbb.models.receptive_field import block_dependent_norms
-from synbb.volumes.box import Box, triple
+from synbb.volumes.box import AXES, Box, triple
 from synbb.volumes.resample import WorkingView
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ class PredictionSummary:
         batch: blocks given to the device at once, at the end.
         tile: working voxels computed at once inside a block, at the end; None for whole blocks.
         lines: what was decided, for people, as printed before the first block.
+        no_data: where the output has none, by section; None for a prediction that was not made.
     """
 
     output: str
@@ -74,6 +77,7 @@ class PredictionSummary:
     batch: int
     tile: tuple[int, int, int] | None
     lines: tuple[str, ...] = field(default=())
+    no_data: NoDataReport | None = None
 
     @property
     def rate(self) -> float:
@@ -136,7 +140,13 @@ def predict_volume(
     dtype: str = "uint8",
     resample_z: bool = False,
     tolerance: float = 0.02,
+    mask: Volume | None = None,
+    missing: str = "skip",
+    floor: float = 0.0,
+    flips: Sequence[int] = (),
+    windows: Windows | None = None,
     verify: bool = False,
+    dry_run: bool = False,
     progress: Progress | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> PredictionSummary:
@@ -168,35 +178,57 @@ def predict_volume(
         dtype: ``uint8`` stores round(255 p), ``float32`` stores p.
         resample_z: allow resampling across sections.
         tolerance: relative difference of voxel sizes that counts as none.
+        mask: nonzero where there is tissue; what lies outside is not predicted. Any voxel size and place.
+        missing: whether an absent chunk of the input is an ``error`` or no data (``skip``).
+        floor: smaller probabilities are written as 0, and chunks that are 0 everywhere are not written.
+        flips: axes (0 z, 1 y, 2 x) along which mirror images are averaged.
+        windows: blend overlapping windows instead of reading blocks with the whole ``halo``.
         verify: read finished blocks again first, and compute those that are not what was written.
         progress: called with (blocks done, blocks) from the writer's thread.
         announce: called with each line that describes the plan, before the first block.
+        dry_run: describe the plan, time one batch, and write nothing.
+
+    Where the input has no data (absent chunks, blank tiles, outside of the mask) 0 is written; the output's metadata
+    and ``OUT.zarr.no_data.csv`` say in which sections.
 
     Raises:
-        SynbbError: a mistake in the arguments, an output of another run, an unreadable chunk of the input (the
-            message names the block).
+        SynbbError: a mistake in the arguments, an output of another run, an unreadable chunk of the input, or an absent
+            one that must not be (the message names the block).
         RunEnded: the disk is full, or the network gives values that are not finite. Finished blocks are kept.
     """
     if dtype not in DTYPES:
         raise SynbbError(f"dtype {dtype!r} of the output is not one of {', '.join(DTYPES)}")
+    if not 0 <= floor < 1:
+        raise SynbbError(f"floor {floor} must lie in [0, 1): the probability below which 0 is written")
+    check_missing(missing)
     view = WorkingView(volume, working_voxel_size, tolerance=tolerance, resample_z=resample_z)
     covered = check_region(region, volume.box, volume.path)
     steps, margin = triple(stride), triple(halo)
-    wanted = default_write_block(covered, view.scale, margin, steps) if write_block is None else triple(write_block)
+    reach = margin if windows is None else windows.reach
+    wanted = default_write_block(covered, view.scale, reach, steps) if write_block is None else triple(write_block)
     identity = {
         "model_sha256": model_sha256,
         "normalisation": normalisation.to_dict(),
         "precision": precision,
         "dtype": dtype,
         **_input_identity(volume),
+        **_given(missing=missing, floor=floor, flips=sorted(set(flips)), mask=mask),
     }
-    plan = BlockPlan(covered, wanted, view.shape, margin, steps, view.scale, identity)
+    plan = BlockPlan(covered, wanted, view.shape, margin, steps, view.scale, identity, windows)
     part = None if tile is None else triple(tile)
-    network = Network(net, stride=steps, halo=margin, device=device, batch=batch, precision=precision, tile=part)
-    lines = _describe(view, plan, normalisation, network)
+    network = Network(
+        net, stride=steps, halo=margin, device=device, batch=batch, precision=precision, tile=part, flips=flips
+    )
+    tissue = None if mask is None else Tissue(mask, volume)
+    work = BlockWork(view, plan, normalisation, tissue, missing, floor)
+    lines = _describe(work, network)
+    if dry_run:
+        lines += estimate(work, network, np.dtype(dtype))
     if announce is not None:
         for line in lines:
             announce(line)
+    if dry_run:
+        return _nothing_done(str(output_path), plan, network, lines)
     stored = {
         "kind": "probabilities",
         "working_voxel_size": list(view.voxel_size),
@@ -208,15 +240,13 @@ def predict_volume(
         "model_sha256": model_sha256,
     }
     with Ledger(output_path, plan.fields()) as ledger:
-        output = open_output(str(output_path), volume, plan, dtype, stored, ledger)
+        output = open_output(str(output_path), volume, plan, dtype, stored, ledger, empty_chunks=not floor)
         damaged = forget_damaged(output, ledger) if verify else []
         skipped = len(ledger.marks)
         began = time.perf_counter()
-        voxels = _Prediction(BlockWork(view, plan, normalisation), output, ledger, progress).run(
-            network, reader_threads
-        )
+        voxels = _Prediction(work, output, ledger, progress).run(network, reader_threads)
         seconds = time.perf_counter() - began
-        mark_complete(output)
+        without = complete(output, ledger.marks)
     return PredictionSummary(
         output=str(output_path),
         region=covered,
@@ -230,6 +260,7 @@ def predict_volume(
         batch=network.batch,
         tile=network.tile,
         lines=tuple(lines),
+        no_data=without,
     )
 
 
@@ -255,25 +286,25 @@ class _Prediction:
             Writer(behind=2) as writer,
             Readers(read, threads=reader_threads, ahead=reader_threads) as readers,
         ):
-            for batch, arrays in readers.over(batches):
-                found = network.logits(arrays)
-                for block, logits in zip(batch, found, strict=True):
-                    if block.index in finished:
+            for batch, inputs in readers.over(batches):
+                found = self.work.logits(network, batch, inputs)
+                for block, given, logits in zip(batch, inputs, found, strict=True):
+                    if given is None:
                         continue
                     done += 1
                     voxels += block.write.size
-                    writer.submit(_Job(self, block, logits, done))
+                    writer.submit(_Job(self, block, logits, given.no_data, done))
         return voxels
 
-    def _read(self, batch: tuple[Block, ...], finished: frozenset[int]) -> tuple[tuple[Block, ...], list[Floats]]:
-        """The batch's arrays; the place of a finished block is held by a missing one, so that the shape stays."""
-        missing = [block for block in batch if block.index not in finished]
-        arrays = {b.index: self.work.read(b) for b in missing}
-        return batch, [arrays.get(block.index, arrays[missing[0].index]) for block in batch]
+    def _read(
+        self, batch: tuple[Block, ...], finished: frozenset[int]
+    ) -> tuple[tuple[Block, ...], list[BlockInput | None]]:
+        """The batch and what was read of it; None for a finished block."""
+        return batch, [None if block.index in finished else self.work.read(block) for block in batch]
 
-    def write(self, block: Block, logits: Floats, done: int) -> None:
+    def write(self, block: Block, logits: Floats, no_data: Where | None, done: int) -> None:
         """Probabilities of one block to the output, then its mark."""
-        self.ledger.mark(self.work.write(self.output, block, logits))
+        self.ledger.mark(self.work.write(self.output, block, logits, no_data))
         self._report(done)
 
     def _report(self, done: int) -> None:
@@ -288,10 +319,11 @@ class _Job:
     prediction: _Prediction
     block: Block
     logits: Floats
+    no_data: Where | None
     done: int
 
     def __call__(self) -> None:
-        self.prediction.write(self.block, self.logits, self.done)
+        self.prediction.write(self.block, self.logits, self.no_data, self.done)
 
 
 def _numbers(batch: tuple[Block, ...]) -> list[int]:
@@ -311,8 +343,45 @@ def _input_identity(volume: Volume) -> dict[str, Any]:
     }
 
 
-def _describe(view: WorkingView, plan: BlockPlan, normalisation: Normalisation, network: Network) -> list[str]:
-    lines = [view.description, f"normalisation {normalisation}", str(plan)]
+def _given(*, missing: str, floor: float, flips: list[int], mask: Volume | None) -> dict[str, Any]:
+    """Choices that are part of the plan's identity where they were made."""
+    chosen: dict[str, Any] = {}
+    if missing != "skip":
+        chosen["missing"] = missing
+    if floor:
+        chosen["floor"] = floor
+    if flips:
+        chosen["flips"] = flips
+    if mask is not None:
+        chosen["mask"] = {name.removeprefix("input_"): value for name, value in _input_identity(mask).items()}
+    return chosen
+
+
+def _nothing_done(output: str, plan: BlockPlan, network: Network, lines: list[str]) -> PredictionSummary:
+    return PredictionSummary(
+        output=output,
+        region=plan.region,
+        blocks=len(plan),
+        done=0,
+        skipped=0,
+        damaged=0,
+        voxels=0,
+        seconds=0.0,
+        work_factor=plan.work_factor,
+        batch=network.batch,
+        tile=network.tile,
+        lines=tuple(lines),
+    )
+
+
+def _describe(work: BlockWork, network: Network) -> list[str]:
+    lines = [work.view.description, f"normalisation {work.normalisation}", str(work.plan)]
+    if network.flips:
+        lines.append(f"mean over mirror images along {', '.join(AXES[axis] for axis in network.flips)}")
+    if work.tissue is not None:
+        lines.append(f"only inside {work.tissue.mask.path}")
+    if work.floor:
+        lines.append(f"probabilities below {work.floor:g} are written as 0; chunks of zeros are not written")
     norms = block_dependent_norms(network.net)
     if norms:
         lines.append(

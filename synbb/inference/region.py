@@ -48,9 +48,9 @@ def region_probabilities(
     work = BlockWork(view, plan, normalisation)
     with Network(net, stride=triple(stride), halo=triple(halo), device=device) as network:
         for batch in plan.batches(network.batch):
-            arrays = [work.read(each) for each in batch]
-            for each, logits in zip(batch, network.logits(arrays), strict=True):
-                yield each.write, work.probabilities(logits, each)
+            inputs = [work.read(each) for each in batch]
+            for each, given, logits in zip(batch, inputs, work.logits(network, batch, inputs), strict=True):
+                yield each.write, work.probabilities(logits, each, given.no_data)
 
 
 def predict_region(

@@ -9,14 +9,17 @@ from typing import Any
 import torch
 
 from synbb.errors import SynbbError
+from synbb.inference.blocks import Windows
+from synbb.inference.no_data import Tissue
+from synbb.inference.output import no_data_path
 from synbb.inference.predictor import PredictionSummary, predict_volume
 from synbb.tasks.synapse import SynapseTask
 from synbb.training.checkpoint import load_weights
 from synbb.training.run import RunFolder
 from synbb.training.start import make_task
 from synbb.volumes import Volume, open_volume
-from synbb.volumes.box import Box, Nanometres, Triple
-from synbb.volumes.statistics import Normalisation, measure_normalisation
+from synbb.volumes.box import AXES, Box, Nanometres, Triple
+from synbb.volumes.statistics import Inside, Normalisation, measure_normalisation
 
 
 def predict(
@@ -36,7 +39,14 @@ def predict(
     device: str = "auto",
     precision: str = "32",
     dtype: str = "uint8",
+    mask: str | None = None,
+    missing: str = "skip",
+    floor: float = 0.0,
+    flips: str = "",
+    overlap: float | None = None,
+    window: Triple | None = None,
     verify: bool = False,
+    dry_run: bool = False,
     allow_unfinished: bool = False,
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None],
@@ -62,7 +72,14 @@ def predict(
         device: ``auto`` takes a GPU when there is one.
         precision: ``32``, ``tf32``, ``bf16`` or ``16``.
         dtype: ``uint8`` or ``float32``.
+        mask: volume, nonzero where there is tissue; what lies outside is not predicted.
+        missing: whether absent chunks of the input are an ``error`` or no data (``skip``).
+        floor: smaller probabilities are written as 0.
+        flips: axes along which mirror images are averaged, such as ``yx``.
+        overlap: share of a window that its neighbour covers: windows are blended; None reads blocks with their halo.
+        window: working voxels of a window; those of a training patch when None.
         verify: check finished blocks first.
+        dry_run: say what would be done, and write nothing.
         allow_unfinished: predict although the masks are not final.
         progress: called with (blocks done, blocks).
         say: prints a line for a person.
@@ -84,6 +101,7 @@ def predict(
             "or pass --allow-unfinished"
         )
     volume = open_volume(input_path, voxel_size=voxel_size)
+    tissue = None if mask is None else _open_mask(mask, volume)
     attributes: dict[str, Any] = {}
     if extent is not None:
         covered = region or extent
@@ -91,7 +109,8 @@ def predict(
         volume, region = volume.crop(extent), covered.relative_to(extent.start)
         attributes = {"region": str(covered), "extent": str(extent)}  # in voxels of the input as it is on disk
     facts = run.data_facts()
-    normalisation, origin = _normalisation(facts, volume, config.data.percentiles, invert)
+    inside = None if tissue is None else Tissue(tissue, volume).inside
+    normalisation, origin = _normalisation(facts, volume, config.data.percentiles, invert, inside)
     say(f"normalisation: {origin}")
     task = make_task(config)
     if not isinstance(task, SynapseTask):
@@ -99,6 +118,7 @@ def predict(
     net = task.build_model()
     load_weights(run.weights_file(which), net)
     stride, halo = task.geometry(net)
+    windows = None if overlap is None else Windows.overlapping(window or config.data.patch, overlap, stride)
     threshold = _threshold(weights)
     say(
         f"weights {which!r} of step {weights['step']}, density {weights['density']:.3f}, "
@@ -123,15 +143,48 @@ def predict(
         dtype=dtype,
         resample_z=resample_z,
         tolerance=tolerance,
+        mask=tissue,
+        missing=missing,
+        floor=floor,
+        flips=_axes(flips),
+        windows=windows,
         verify=verify,
+        dry_run=dry_run,
         progress=progress,
         announce=say,
     )
-    return _summary(summary)
+    return ["dry run: nothing was written"] if dry_run else _summary(summary)
+
+
+def _open_mask(path: str, volume: Volume) -> Volume:
+    """The mask, which must meet the volume.
+
+    Raises:
+        SynbbError: no such volume, or it lies elsewhere.
+    """
+    mask = open_volume(path)
+    both = zip(AXES, *mask.extent, *volume.extent, strict=True)
+    for axis, begin, end, first, last in both:
+        if end <= first or begin >= last:
+            raise SynbbError(
+                f"mask {path} lies at {axis} {begin:g} to {end:g} nm, and {volume.path} at {first:g} to {last:g} nm: "
+                "they do not meet; correct the offset of one of them"
+            )
+    return mask
+
+
+def _axes(flips: str) -> list[int]:
+    if not set(flips) <= set(AXES):
+        raise SynbbError(f"--flips {flips!r}: name axes among {', '.join(AXES)}, such as yx")
+    return [AXES.index(axis) for axis in flips]
 
 
 def _normalisation(
-    facts: dict[str, Any], volume: Volume, percentiles: tuple[float, float], invert: bool | None
+    facts: dict[str, Any],
+    volume: Volume,
+    percentiles: tuple[float, float],
+    invert: bool | None,
+    inside: Inside | None,
 ) -> tuple[Normalisation, str]:
     """Grey values for ``volume``, and where they come from."""
     known = {
@@ -143,7 +196,8 @@ def _normalisation(
         return known.pop(), "as in training on this volume"
     # Parts of this volume that had grey values of their own in training decide nothing for the whole.
     inverted = any(fact["normalisation"]["invert"] for fact in facts["volumes"]) if invert is None else invert
-    return measure_normalisation(volume, percentiles=percentiles, invert=inverted), "measured on this volume"
+    found = measure_normalisation(volume, percentiles=percentiles, invert=inverted, inside=inside)
+    return found, "measured on this volume" + ("" if inside is None else ", inside the mask")
 
 
 def _place(path: str) -> tuple[Path, str]:
@@ -198,4 +252,24 @@ def _summary(summary: PredictionSummary) -> list[str]:
     if summary.done == 0:
         return [f"nothing to do: all {summary.blocks} blocks of {summary.output} are finished{found}"]
     speed = f"{summary.seconds:.1f} s, {summary.rate:.2f} Mvox/s written"
-    return [f"{summary.done} of {summary.blocks} blocks in {speed}{before}", f"probabilities {summary.output}"]
+    return [
+        f"{summary.done} of {summary.blocks} blocks in {speed}{before}",
+        *_no_data(summary),
+        f"probabilities {summary.output}",
+    ]
+
+
+def _no_data(summary: PredictionSummary) -> list[str]:
+    report = summary.no_data
+    if report is None or not any(report.voxels):
+        return []
+    whole = f"sections {_ranges(report.whole)} hold none at all" if report.whole else "no section is without any"
+    partly = f", {len(report.partly)} others in part" if report.partly else ""
+    return [f"no data: {whole}{partly}; see {no_data_path(summary.output)}"]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """``1, 3-5`` for 1, 3, 4, 5."""
+    starts = [n for n in numbers if n - 1 not in set(numbers)]
+    stops = [n for n in numbers if n + 1 not in set(numbers)]
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, stops, strict=True))

@@ -110,6 +110,12 @@ class Box:
         stop = triple(np.minimum(self.stop, other.stop).tolist())
         return Box(start, stop) if all(a < b for a, b in zip(start, stop, strict=True)) else None
 
+    def hull(self, other: Box) -> Box:
+        """The smallest box that holds both."""
+        return Box(
+            triple(np.minimum(self.start, other.start).tolist()), triple(np.maximum(self.stop, other.stop).tolist())
+        )
+
     def contains(self, other: Box) -> bool:
         """Whether every voxel of ``other`` lies in this box."""
         return all(a <= b for a, b in zip(self.start, other.start, strict=True)) and all(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import floor
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from synbb.volumes.storage import Voxels
     from synbb.volumes.volume import Volume
+
+Inside = Callable[[Box], npt.NDArray[np.bool_]]
 
 TILE = 16
 MAX_VOXELS = 2**25
@@ -123,18 +126,19 @@ class GreySample:
         return float(below) + (rank - floor(rank)) * (float(above) - float(below))
 
 
-def tissue_mask(block: Voxels, tile: int = TILE) -> npt.NDArray[np.bool_]:
+def tissue_mask(block: Voxels, tile: int = TILE, tolerance: float = 0.0) -> npt.NDArray[np.bool_]:
     """Which voxels lie in in-plane tiles that are not constant (constant ones are padding or blank sections).
 
     Args:
         block: axes z, y, x; tiles are counted from its corner and may be smaller at the far ends.
         tile: rows and columns of a tile.
+        tolerance: a tile is constant where its values differ by no more.
     """
     depth, rows, columns = block.shape
     down, across = -(-rows // tile), -(-columns // tile)
     filled = np.pad(block, ((0, 0), (0, down * tile - rows), (0, across * tile - columns)), mode="edge")
     tiles = filled.reshape(depth, down, tile, across, tile)
-    varied: npt.NDArray[np.bool_] = tiles.max(axis=(2, 4)) > tiles.min(axis=(2, 4))
+    varied: npt.NDArray[np.bool_] = tiles.max(axis=(2, 4)) - tiles.min(axis=(2, 4)) > tolerance
     return varied.repeat(tile, axis=1).repeat(tile, axis=2)[:, :rows, :columns]
 
 
@@ -144,6 +148,7 @@ def measure_normalisation(
     percentiles: Sequence[float] = (1.0, 99.0),
     invert: bool = False,
     within: Sequence[Box] | None = None,
+    inside: Inside | None = None,
     seed: int = 0,
     max_voxels: int = MAX_VOXELS,
 ) -> Normalisation:
@@ -154,6 +159,7 @@ def measure_normalisation(
         percentiles: the two percentages that become 0 and 1.
         invert: exchange dark and bright.
         within: regions to look at, in voxels of ``volume``; by default all of it.
+        inside: which voxels of a box of ``volume`` count, bool; by default all of them.
         seed: chooses the pieces where not all is read.
         max_voxels: up to so many voxels every one is counted; above, random pieces of about that size together.
 
@@ -161,7 +167,7 @@ def measure_normalisation(
         SynbbError: no tissue was met, its grey values are all one, or the percentiles are no pair 0 <= a < b <= 100.
     """
     first, last = _check_percentiles(percentiles)
-    sample = sample_greys(volume, within=within, seed=seed, max_voxels=max_voxels)
+    sample = sample_greys(volume, within=within, inside=inside, seed=seed, max_voxels=max_voxels)
     if sample.tissue == 0:
         raise SynbbError(
             f"{volume.path}: no tissue among {sample.seen} voxels looked at: every {TILE} x {TILE} tile is constant; "
@@ -184,7 +190,12 @@ def _check_percentiles(percentiles: Sequence[float]) -> tuple[float, float]:
 
 
 def sample_greys(
-    volume: Volume, *, within: Sequence[Box] | None = None, seed: int = 0, max_voxels: int = MAX_VOXELS
+    volume: Volume,
+    *,
+    within: Sequence[Box] | None = None,
+    inside: Inside | None = None,
+    seed: int = 0,
+    max_voxels: int = MAX_VOXELS,
 ) -> GreySample:
     """Count grey values: of every voxel in small volumes, of random pieces (seeded) in large ones.
 
@@ -201,7 +212,8 @@ def sample_greys(
     chosen, exact = _choose(cells, seed, max_voxels)
     count = dask.delayed(_count, pure=False)
     source = dask.delayed(volume, name=False, traverse=False)
-    parts = dask.compute(*[count(source, cell) for cell in chosen], scheduler="threads")
+    mask = dask.delayed(inside, name=False, traverse=False)
+    parts = dask.compute(*[count(source, cell, mask) for cell in chosen], scheduler="threads")
     values = np.concatenate([part[0] for part in parts])
     numbers = np.concatenate([part[1] for part in parts])
     distinct, inverse = np.unique(values, return_inverse=True)
@@ -237,9 +249,10 @@ def _choose(cells: list[Box], seed: int, max_voxels: int) -> tuple[list[Box], bo
     return chosen, False
 
 
-def _count(volume: Volume, cell: Box) -> tuple[Voxels, npt.NDArray[np.int64], float, float]:
+def _count(volume: Volume, cell: Box, inside: Inside | None) -> tuple[Voxels, npt.NDArray[np.int64], float, float]:
     block = volume.read(cell)
-    values, counts = _tally(block[tissue_mask(block)])
+    tissue = tissue_mask(block)
+    values, counts = _tally(block[tissue if inside is None else tissue & inside(cell)])
     return values, counts, float(np.fmin.reduce(block, axis=None)), float(np.fmax.reduce(block, axis=None))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,14 @@ class Storage(Protocol):
         Raises:
             SynbbError: a piece of the file is truncated or cannot be decoded; the message names it.
         """
+
+
+@runtime_checkable
+class Sparse(Protocol):
+    """A storage that need not hold every chunk of its array."""
+
+    def absent(self, box: Box) -> list[Box]:
+        """The parts of ``box`` whose chunks were never written; they read as the fill value."""
 
 
 def plain_dtype(dtype: np.dtype[Any] | type, where: str) -> np.dtype[Any]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from synbb.errors import SynbbError
 from synbb.volumes.box import Box, Nanometres, Triple, triple
-from synbb.volumes.storage import Storage, Voxels, partition_shape
+from synbb.volumes.storage import Sparse, Storage, Voxels, partition_shape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -125,6 +125,13 @@ class Volume:
             return np.empty(box.shape, self.dtype)
         found = self.storage.read(box.translate(self.region.start))
         return np.ascontiguousarray(found, dtype=self.dtype)
+
+    def absent(self, box: Box) -> list[Box]:
+        """The parts of ``box`` whose chunks the file lacks (they read as its fill value); no voxel is read."""
+        if box.empty or not isinstance(self.storage, Sparse):
+            return []
+        back = [-a for a in self.region.start]
+        return [part.translate(back) for part in self.storage.absent(box.translate(self.region.start))]
 
     def crop(self, box: Box) -> Volume:
         """The volume that ends at ``box``: its voxel 0 is ``box.start`` and nothing outside exists.

@@ -74,7 +74,7 @@ class WritableVolume:
         return dict(_open_group(self.path).attrs.asdict().get("synbb", {}))
 
     def write(self, box: Box, array: Voxels) -> None:
-        """Write the voxels of ``box``; all-zero chunks are stored too, so a lost one can be told from an empty one.
+        """Write the voxels of ``box``.
 
         Args:
             box: a region inside the volume.
@@ -124,6 +124,7 @@ def create_volume(
     attributes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     name: str | None = None,
+    empty_chunks: bool = True,
 ) -> WritableVolume:
     """Create an OME-Zarr 0.5 image whose array ``0`` is filled with zeros.
 
@@ -139,6 +140,7 @@ def create_volume(
         attributes: our metadata (``synbb``).
         overwrite: replace a zarr that is already there.
         name: the image's name; by default that of the folder.
+        empty_chunks: store chunks that are 0 everywhere, so that a lost one can be told from an empty one.
 
     Raises:
         SynbbError: something is at ``path`` already, or an argument makes no sense.
@@ -158,14 +160,21 @@ def create_volume(
         where.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"ome": image_metadata(name or where.stem, [level]), "synbb": dict(attributes or {})}
         group = zarr.open_group(str(where), mode="w", zarr_format=3, attributes=metadata)
-        array = create_level(group, "0", voxels, values, *grid)
+        array = create_level(group, "0", voxels, values, *grid, empty_chunks=empty_chunks)
     return WritableVolume(str(path), array)
 
 
 def create_level(
-    group: zarr.Group, path: str, shape: Triple, dtype: np.dtype[Any], chunks: Triple, shards: Triple | None
+    group: zarr.Group,
+    path: str,
+    shape: Triple,
+    dtype: np.dtype[Any],
+    chunks: Triple,
+    shards: Triple | None,
+    *,
+    empty_chunks: bool = True,
 ) -> zarr.Array:
-    """One array of the pyramid, zstd-compressed, empty chunks stored."""
+    """One array of the pyramid, zstd-compressed."""
     return group.create_array(
         path,
         shape=shape,
@@ -174,7 +183,7 @@ def create_level(
         shards=shards,
         fill_value=0,
         dimension_names=("z", "y", "x"),
-        config={"write_empty_chunks": True},
+        config={"write_empty_chunks": empty_chunks},
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from zarr.codecs import ShardingCodec
 
 from synbb.errors import SynbbError
 from synbb.volumes.box import Box, Triple, triple
@@ -17,6 +20,10 @@ if TYPE_CHECKING:
     import zarr
 
 SPACE = ("z", "y", "x")
+CRC = 4
+"""Bytes of the checksum behind a shard's index."""
+NEVER = np.uint64(2**64 - 1)
+"""Place and length of a chunk that a shard does not hold."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,39 @@ class ZarrStorage:
             return self._fetch(box)
         except Exception as error:  # codecs raise whatever they like
             raise self._name_chunk(box, error) from error
+
+    def absent(self, box: Box) -> list[Box]:
+        """The parts of ``box`` whose chunks were never written; of a shard its index is read.
+
+        Raises:
+            SynbbError: a shard is too short to hold its index.
+        """
+        unit = self.shards or self.chunks
+        found: list[Box] = []
+        for part in box.blocks(unit):
+            whole = Box.of_shape(unit, [a // n * n for a, n in zip(part.start, unit, strict=True)])
+            file = Path(self.path) / self._key(whole, unit)
+            if not file.is_file():
+                found.append(part)
+            elif self.shards is not None:
+                inner = (chunk.intersect(part) for chunk in self._lost_chunks(file, whole))
+                found.extend(each for each in inner if each is not None)
+        return found
+
+    def _lost_chunks(self, file: Path, shard: Box) -> list[Box]:
+        """Chunks that a shard's index calls empty: both numbers all ones (zarr v3, sharding-indexed codec)."""
+        index = [codec for codec in getattr(self.array.metadata, "codecs", ()) if isinstance(codec, ShardingCodec)]
+        if not index or index[0].index_location.value != "end" or list(self.space) != sorted(self.space):
+            return []  # an index that is laid out in another way is not looked at; a lost shard is told all the same
+        chunks = list(shard.blocks(self.chunks, shard.start))
+        size = 16 * len(chunks)
+        with file.open("rb") as handle:
+            handle.seek(0, os.SEEK_END)
+            if handle.tell() < size + CRC:
+                raise unreadable(self.path, f"shard {file.name} (voxels {shard})", EOFError("no room for its index"))
+            handle.seek(-(size + CRC), os.SEEK_END)
+            places = np.frombuffer(handle.read(size), "<u8").reshape(-1, 2)
+        return [chunk for chunk, place in zip(chunks, places, strict=True) if (place == NEVER).all()]
 
     def _name_chunk(self, box: Box, error: Exception) -> SynbbError:
         unit = self.shards or self.chunks

@@ -48,7 +48,8 @@ def blockwise_logits(net: nn.Module, plan: BlockPlan, view: WorkingView) -> Floa
     out = np.full(view.shape, np.nan, np.float32)
     with Network(net, stride=plan.stride, halo=plan.halo) as network:
         for batch in plan.batches(2):
-            found = network.logits([BlockWork(view, plan, GREY).read(block) for block in batch])
+            work = BlockWork(view, plan, GREY)
+            found = work.logits(network, batch, [work.read(block) for block in batch])
             for block, logits in zip(batch, found, strict=True):
                 out[block.core.slices] = core_logits(logits, block)
     return out

@@ -1,0 +1,58 @@
+"""What a prediction will take, before it is begun."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from synbb.inference.sizes import output_grid
+
+if TYPE_CHECKING:
+    from synbb.inference.block_work import BlockWork
+    from synbb.inference.network import Network
+
+LOOKED_AT = 5
+"""Batches that are read in search of one with data."""
+
+
+def estimate(work: BlockWork, network: Network, dtype: np.dtype[Any]) -> list[str]:
+    """Lines for people: files, disk and time, the last from one batch that is computed twice (the first warms up)."""
+    plan = work.plan
+    chunks, shards = output_grid(plan.region, plan.write_block)
+    files = math.prod(-(-n // unit) for n, unit in zip(plan.region.shape, shards or chunks, strict=True))
+    disk = plan.region.size * dtype.itemsize
+    lines = [f"{files:,} files of {' x '.join(map(str, shards or chunks))} voxels, at most {_bytes(disk)} ({dtype})"]
+    batches = list(plan.batches(network.batch))
+    for batch in batches[len(batches) // 2 :][:LOOKED_AT]:
+        began = time.perf_counter()
+        inputs = [work.read(block) for block in batch]
+        reading = time.perf_counter() - began
+        if all(each.array is None for each in inputs):
+            continue
+        with network:
+            work.logits(network, batch, inputs)
+            began = time.perf_counter()
+            work.logits(network, batch, inputs)
+            each = time.perf_counter() - began
+        voxels = sum(block.write.size for block in batch)
+        how = f"{len(batch)} blocks took {each:.1f} s, reading them {reading:.1f} s beside it"
+        seconds = each * plan.region.size / voxels
+        return [*lines, f"about {_duration(seconds)} at {voxels / each / 1e6:.2f} Mvox/s written ({how})"]
+    return [*lines, f"no time can be told: {min(LOOKED_AT, len(batches))} batches in the middle hold no data"]
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    raise AssertionError("the loop ends at TB")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
