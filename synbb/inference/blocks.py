@@ -288,9 +288,13 @@ class BlockPlan:
         return fingerprint(self.fields())
 
     def __str__(self) -> str:
+        if self.windows is None:
+            how = f"halo {_text(self.halo)}"
+        else:
+            how = f"blended windows of {_text(self.windows.shape)} voxels in steps of {_text(self.windows.step)}"
         return (
-            f"{len(self)} blocks of {_text(self.write_block)} voxels, halo {_text(self.halo)}, stride "
-            f"{_text(self.stride)}, work factor {self.work_factor:.2f}"
+            f"{len(self)} blocks of {_text(self.write_block)} voxels, {how}, stride {_text(self.stride)}, "
+            f"work factor {self.work_factor:.2f}"
         )
 
 

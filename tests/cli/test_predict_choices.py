@@ -1,0 +1,125 @@
+"""``synbb predict`` with everything that can be chosen, on a run that was really trained."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import VOXEL, config, grey_and_labels, trained, write_pair, write_volume
+
+from synbb.cli.app import main
+from synbb.volumes import open_volume
+
+Call = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run, its data, and a volume with a blank section and a mask."""
+    made = tmp_path_factory.mktemp("choices")
+    write_pair(made / "data")
+    trained(config(made / "data"), made / "run")
+    raw, _ = grey_and_labels(seed=5)
+    raw[3] = 0
+    write_volume(made / "raw.zarr", raw)
+    inside = np.zeros(raw.shape, np.uint8)
+    inside[:, :40] = 1
+    write_volume(made / "mask.zarr", inside)
+    write_volume(made / "far.zarr", inside, offset=(0.0, 1e6, 0.0))
+    return made
+
+
+@pytest.fixture
+def call(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    """``synbb predict RUN raw.zarr OUT ...``: exit status, and what was printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def made(*options: object) -> tuple[int, str]:
+        given = ["synbb", "predict", folder / "run", folder / "raw.zarr", "out.zarr", *options]
+        monkeypatch.setattr(sys, "argv", list(map(str, given)))
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, error = capfd.readouterr()
+        return int(ended.value.code or 0), out + error
+
+    return made
+
+
+def test_a_dry_run_says_what_it_takes_and_writes_nothing(call: Call, tmp_path: Path) -> None:
+    status, said = call("--dry-run", "--dtype", "float32", "--flips", "yx", "--floor", "0.1")
+    assert status == 0
+    assert "8 files of 4 x 32 x 64" not in said
+    assert "1 files of 8 x 64 x 64 voxels, at most 131 kB (float32)" in said
+    assert "Mvox/s written (1 blocks took" in said
+    assert "mean over mirror images along y, x" in said
+    assert "probabilities below 0.1 are written as 0" in said
+    assert "dry run: nothing was written" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sections_without_data_and_what_is_outside_of_the_mask(call: Call, folder: Path) -> None:
+    status, said = call("--mask", folder / "mask.zarr", "--dtype", "float32")
+    assert status == 0
+    assert "measured on this volume, inside the mask" in said
+    assert "no data: sections 3 hold none at all, 7 others in part; see out.zarr.no_data.csv" in said
+    found = open_volume("out.zarr")
+    values = found.read(found.box)
+    assert (values[3] == 0).all()
+    assert (values[:, 40:] == 0).all()
+    assert (values[[0, 1, 2, 4, 5, 6, 7], :40] > 0).all()
+    assert found.voxel_size == VOXEL
+
+
+def test_segment_at_once(call: Call, tmp_path: Path) -> None:
+    status, said = call("--segment", "objects.zarr", "--drop-probabilities")
+    assert status == 0
+    assert "removed out.zarr" in said
+    assert sorted(path.name for path in tmp_path.iterdir() if "no_data" not in path.name) == [
+        "objects.csv",
+        "objects.zarr",
+    ]
+    assert open_volume("objects.zarr").attributes["kind"] == "objects"
+    status, said = call("--segment", "objects.zarr")
+    assert status == 2
+    assert "objects.zarr exists; choose another name for --segment" in said
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_blended_windows(call: Call) -> None:
+    status, said = call("--overlap", "0.5", "--window", "4,32,32")
+    assert status == 0
+    assert "blended windows of 4 x 32 x 32 voxels in steps of 2 x 16 x 16" in said
+    status, said = call()
+    assert status == 2
+    assert "window was [4, 32, 32], is now None" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--drop-probabilities"], "leaves nothing without --segment"),
+        (["--flips", "yt"], "--flips 'yt': name axes among z, y, x"),
+        (["--missing", "ignore"], "--missing 'ignore' is not one of error, skip"),
+        (["--floor", "2"], "floor 2.0 must lie in [0, 1)"),
+        (["--overlap", "1"], "overlap 1.0 must lie in [0, 1)"),
+        (["--window", "8,8"], "--window"),
+        (["--mask", "nowhere.zarr"], "no such file or folder"),
+    ],
+)
+def test_choices_that_make_no_sense(call: Call, options: list[str], message: str, tmp_path: Path) -> None:
+    status, said = call(*options)
+    assert status == 2
+    assert message in said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mask_elsewhere_is_refused_with_both_places(call: Call, folder: Path) -> None:
+    status, said = call("--mask", folder / "far.zarr")
+    assert status == 2
+    assert "lies at y 999996 to 1.00051e+06 nm" in said
+    assert "do not meet" in said
