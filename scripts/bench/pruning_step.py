@@ -26,9 +26,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from synbb.models.layout import channels_last
 from synbb.models.unet import build_unet
 from synbb.pruning import BudgetedBroadcast, Pruner
-from synbb.training.session import channels_last
 
 VOXEL_SIZE = (50.0, 9.2, 9.2)
 PATCHES = (4, 1, 12, 96, 96)

@@ -13,6 +13,7 @@ from torch import nn
 
 from synbb.errors import RunEnded, SynbbError
 from synbb.inference.blocks import BlockPlan, round_up
+from synbb.models.layout import channels_last
 from synbb.volumes.box import Box, Triple, triple
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class Network:
     def __enter__(self) -> Self:
         self._modes = [(module, module.training) for module in self.net.modules()]
         self.net.eval().to(self.device)
+        if self.device.type == "cpu":
+            channels_last(self.net)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -156,8 +156,8 @@ def predict_volume(
     interruption it computes what is missing, and nothing when all is there.
 
     Args:
-        net: maps (N, 1, Z, Y, X) to logits (N, 1, Z, Y, X); moved to ``device`` and left there,
-            its modes are given back.
+        net: maps (N, 1, Z, Y, X) to logits (N, 1, Z, Y, X); moved to ``device`` and left there (with
+            channels last on a CPU), its modes are given back.
         volume: the input.
         output_path: ``something.zarr``; the ledger lies beside it.
         working_voxel_size: nm (z, y, x) at which the network sees the volume.

@@ -16,6 +16,7 @@ from synbb.inference.blocks import BlockPlan, round_up
 from synbb.inference.network import Network
 from synbb.inference.predictor import predict_array, predict_volume
 from synbb.models import build_unet
+from synbb.models.layout import channels_last
 from synbb.volumes.opening import open_volume
 from synbb.volumes.resample import WorkingView, upsample_to_source
 from synbb.volumes.statistics import Normalisation
@@ -61,6 +62,7 @@ def default_network() -> nn.Module:
     torch.manual_seed(5)
     net = build_unet(VOXEL)
     randomise_(net, 5)
+    channels_last(net)  # as prediction lays weights out: other kernels round in another order
     return net.eval()
 
 

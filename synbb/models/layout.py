@@ -1,0 +1,19 @@
+"""How weights lie in memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def channels_last(net: nn.Module) -> None:
+    """Lay convolution weights out with their channels last; what they compute then is too.
+
+    On a CPU a training step of a narrow 3D U-Net takes 0.6 of the time so, and its prediction 0.75
+    (docs/performance.md).
+    """
+    for parameter in net.parameters():
+        if parameter.dim() in _LAYOUTS:
+            parameter.data = parameter.data.contiguous(memory_format=_LAYOUTS[parameter.dim()])
