@@ -1,0 +1,155 @@
+"""Zarr to zarr prediction against the network alone, and against MONAI's sliding window.
+
+    python scripts/bench/prediction.py VOLUME [--region z0:z1,y0:y1,x0:x1] [--run RUN --labels LABELS] [--threads 1]
+
+Three sides take turns in this process, each at its best batch and memory layout, in *written* voxels a second:
+
+pipeline   ``predict_volume``: reads VOLUME, normalises, resamples, computes, writes uint8, keeps its ledger
+network    the same blocks of the same plan, already in memory, through the network alone
+monai      ``monai.inferers.SlidingWindowInferer`` over the region in memory (already read and resampled, nothing
+           written): the patch that the network was trained on, overlap 0.5, Gaussian
+
+With a RUN its network is used, and with LABELS too the PR-AUC of both predictions is told (brought to the voxels of
+VOLUME alike); without, the default network with random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers import SlidingWindowInferer
+from sklearn.metrics import average_precision_score
+from torch import nn
+
+from synbb.inference import BlockPlan, predict_volume
+from synbb.inference.block_work import BlockWork
+from synbb.inference.network import Network
+from synbb.inference.sizes import default_write_block
+from synbb.models import build_unet, receptive_field, total_stride
+from synbb.models.layout import channels_last
+from synbb.tasks.synapse import SynapseTask
+from synbb.training.checkpoint import load_weights
+from synbb.training.run import RunFolder
+from synbb.training.start import make_task
+from synbb.volumes import open_volume
+from synbb.volumes.box import Box, triple
+from synbb.volumes.opening import open_labels
+from synbb.volumes.resample import WorkingView, upsample_to_source
+from synbb.volumes.statistics import measure_normalisation
+
+VOXEL_SIZE = (50.0, 9.2, 9.2)
+PATCH = (12, 96, 96)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("volume")
+    parser.add_argument("--region", type=Box.parse)
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--labels")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", default="32")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    volume = open_volume(options.volume)
+    region = options.region or volume.box
+    net, voxel_size, patch = _network(options.run)
+    channels_last(net)
+    stride = total_stride(net)
+    halo = receptive_field(net, stride)
+    view = WorkingView(volume, voxel_size)
+    normalisation = measure_normalisation(volume, within=[region])
+    block = default_write_block(region, view.scale, halo, stride)
+    plan = BlockPlan(region, block, view.shape, halo, stride, view.scale)
+    work = BlockWork(view, plan, normalisation)
+    inputs = {each.index: work.read(each) for each in plan}
+    working = view.to_working(region)
+    array = torch.from_numpy(normalisation.apply(view.read(working)))[None, None]
+    inferer = SlidingWindowInferer(
+        [min(p, n) for p, n in zip(patch, working.shape, strict=True)], sw_batch_size=4, overlap=0.5, mode="gaussian"
+    )
+
+    def network() -> None:
+        with Network(net, stride=stride, halo=halo, precision=options.precision) as alone:
+            for batch in plan.batches(alone.batch):
+                work.logits(alone, batch, [inputs[each.index] for each in batch])
+
+    def monai() -> Any:
+        kind = torch.bfloat16 if options.precision == "bf16" else None
+        with torch.inference_mode(), torch.autocast("cpu", kind, enabled=kind is not None):
+            return inferer(array, net)
+
+    def pipeline(output: Path) -> None:
+        predict_volume(
+            net,
+            volume,
+            output,
+            working_voxel_size=voxel_size,
+            normalisation=normalisation,
+            stride=stride,
+            halo=halo,
+            attributes={},
+            model_sha256="0" * 64,
+            run_id="benchmark",
+            region=region,
+            precision=options.precision,
+        )
+
+    taken: dict[str, list[float]] = {"pipeline": [], "network": [], "monai": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(options.rounds):
+            output = Path(folder) / f"{turn}.zarr"
+            for name in (list(taken), list(taken)[::-1])[turn % 2]:
+                began = time.perf_counter()
+                if name == "pipeline":
+                    pipeline(output)
+                elif name == "network":
+                    network()
+                else:
+                    logits = monai()
+                taken[name].append(time.perf_counter() - began)
+        stored = open_volume(str(output))
+        ours = stored.read(stored.box)
+    print(f"{volume.path} {region}: {region.size / 1e6:.1f} Mvox written; {plan}")
+    print(f"windows of MONAI {tuple(inferer.roi_size)}; {options.threads} thread(s), precision {options.precision}")
+    print(f"load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; {options.rounds} rounds, medians")
+    rates = {name: region.size / statistics.median(each) / 1e6 for name, each in taken.items()}
+    for name, rate in rates.items():
+        print(f"{name:9s} {rate:.3f} Mvox/s")
+    shares = [a / b for a, b in zip(taken["network"], taken["pipeline"], strict=True)]
+    faster = [a / b for a, b in zip(taken["monai"], taken["pipeline"], strict=True)]
+    print(f"pipeline / network alone: {statistics.median(shares):.3f}")
+    print(f"pipeline / MONAI sliding window: {statistics.median(faster):.2f}")
+    if options.labels:
+        truth = open_labels(options.labels)
+        wanted = truth.read(region) > 0
+        theirs = 1 / (1 + np.exp(-logits[0, 0].float().numpy()))
+        theirs = upsample_to_source(theirs, working, region, view.scale, view.shape)
+        scores = [average_precision_score(wanted.ravel(), p.ravel()) for p in (ours, np.rint(255 * theirs))]
+        print(f"PR-AUC: pipeline {scores[0]:.4f}, MONAI {scores[1]:.4f} (both of 8 bits)")
+
+
+def _network(path: Path | None) -> tuple[nn.Module, tuple[float, float, float], tuple[int, int, int]]:
+    if path is None:
+        torch.manual_seed(0)
+        return build_unet(VOXEL_SIZE).eval(), VOXEL_SIZE, PATCH
+    run = RunFolder.open(path)
+    config = run.config()
+    task = make_task(config)
+    assert isinstance(task, SynapseTask)
+    net = task.build_model()
+    load_weights(run.weights_file("last"), net)
+    return net.eval(), config.model.voxel_size, triple(config.data.patch)
+
+
+if __name__ == "__main__":
+    main()
