@@ -8,7 +8,8 @@ from synbb.pruning.masks import apply_masks, load_masks, save_masks
 from synbb.pruning.pruner import Pruner
 from synbb.pruning.rivals import FixedMask, Magnitude, RandomMask, RigL, Scored
 from synbb.pruning.schedule import CubicSchedule, Waypoints
-from synbb.pruning.wiring import Wiring, trace
+from synbb.pruning.tracing import trace
+from synbb.pruning.wiring import Wiring
 
 __all__ = [
     "BudgetedBroadcast",

@@ -26,7 +26,8 @@ from synbb.pruning.feedback import LayerFeedback
 from synbb.pruning.masked_weights import Connection, MaskedWeights, Revival
 from synbb.pruning.masks import apply_masks, check_masks
 from synbb.pruning.schedule import CubicSchedule, FromStart, Schedule
-from synbb.pruning.wiring import TracedLayer, Wiring, trace
+from synbb.pruning.tracing import trace
+from synbb.pruning.wiring import TracedLayer, Wiring
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

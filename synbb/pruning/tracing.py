@@ -1,0 +1,453 @@
+"""Which unit feeds which layer: found by following one forward pass of the real network.
+
+Every tensor of the pass is annotated with the origin of each of its channels. An origin is the network's input, a
+*unit* (one channel of an activation's output, METHOD §1) or a *layer output* that no activation has followed yet.
+:mod:`synbb.pruning.origins` says how calls without weights pass origins on. A weight layer reads units (they gain
+fan-out) and starts layer outputs; an activation turns what reaches it into new units, and the layer outputs among it
+are those units' fan-in. Identity paths thus add no connection. What cannot be followed is an error where it would make
+the degrees of units wrong; a layer that the caller names is then masked per consumer: by units of its own, its input's
+channels.
+
+Module graphs are not enough for this: networks inline activations, reuse one activation module in several places and
+concatenate in plain Python. Watching function calls (``TorchFunctionMode``) sees them all, shared modules included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from synbb.errors import SynbbError
+from synbb.pruning.calls import (
+    ACTIVATIONS,
+    ALWAYS_ON,
+    ATTENTION,
+    FOREIGN,
+    NORMS,
+    TRANSPOSED,
+    WEIGHTED,
+    activation_of,
+    name_of,
+    scales_channels,
+    tensors_in,
+)
+from synbb.pruning.origins import (
+    CHANGED,
+    HIDDEN_UNIT,
+    VALUES,
+    Channels,
+    Fidelity,
+    Known,
+    Lost,
+    Origin,
+    Source,
+    follow,
+    gather,
+    lose,
+)
+from synbb.pruning.wiring import LayerKind, Observer, TracedLayer, UnitGroup, Wiring
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+FEW = 5
+"""Layers that an error names."""
+
+UNSEEN = "an operation that torch does not show (in a scripted module, say)"
+
+
+@dataclass(frozen=True)
+class _Sight:
+    """A place where a unit group was seen during the trace."""
+
+    observer: Observer
+    fidelity: Fidelity
+
+
+class _Trace(TorchFunctionMode):
+    """Follows channel origins through every torch function called while it is active."""
+
+    def __init__(self, model: nn.Module, batch: int, per_consumer: Sequence[str]) -> None:
+        super().__init__()
+        self.groups: list[UnitGroup] = []
+        self.layers: list[TracedLayer] = []
+        self.untraced: dict[str, None] = {}
+        self._model = type(model).__name__
+        self._batch = batch
+        self._per_consumer = tuple(per_consumer)
+        self._known: dict[int, Source] = {}
+        # Tensors that depend on no input: parameters, buffers, and what torch functions made of them or of nothing.
+        self._constant: dict[int, Tensor] = {id(each): each for each in (*model.parameters(), *model.buffers())}
+        self._layer_of: dict[str, int] = {}
+        self._modules = dict(model.named_modules())
+        self._weights = {
+            id(module.weight): (name, module)
+            for name, module in self._modules.items()
+            if isinstance(getattr(module, "weight", None), nn.Parameter) and not isinstance(module, nn.Embedding)
+        }
+        self._reads: list[set[tuple[int, int]]] = []
+        self._writes: list[set[tuple[int, int]]] = []
+        self._applied: list[int] = []
+        # Operations that hid units from a layer, and a layer from the units it writes to.
+        self._hidden_reads: list[dict[str, None]] = []
+        self._hidden_writes: list[dict[str, None]] = []
+        self._consumers: dict[int, UnitGroup] = {}
+        self._read_on: set[tuple[str, int]] = (
+            set()
+        )  # layers, and calls with weights of their own, read with no unit between
+        self._foreign_calls = 0
+        self._normed: dict[int, str] = {}
+        self._calls: dict[str, int] = {}
+        self._inputs: dict[str, Any] = {}
+        self._sights: list[list[_Sight]] = []
+
+    def annotate(self, tensor: Tensor, known: Known) -> None:
+        # Holding the tensor keeps its id from being given to another one.
+        self._known[id(tensor)] = (tensor, known)
+        self._constant.pop(id(tensor), None)
+        self._normed.pop(id(tensor), None)
+
+    def constant(self, tensor: Tensor) -> None:
+        """``tensor`` depends on no input whose channels are followed."""
+        self._constant[id(tensor)] = tensor
+
+    def known(self, value: object) -> Known | None:
+        source = self._known.get(id(value))
+        return source[1] if source is not None else None
+
+    # ---- function calls ----
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = name_of(func)
+        # In-place calls replace the annotation, and may change the shape, of their input: read both before the call.
+        tensors = tensors_in((args, kwargs))
+        if (name in WEIGHTED or name in ACTIVATIONS) and tensors and self._unexplained(tensors[0]):
+            self.annotate(tensors[0], Lost(frozenset({HIDDEN_UNIT}), (UNSEEN,)))
+        sources = [self._known[id(tensor)] for tensor in tensors if id(tensor) in self._known]
+        constant = not sources and not any(self._unexplained(tensor) for tensor in tensors)
+        shape = sources[0][0].shape if sources else torch.Size()
+        normed = self._normed.get(id(tensors[0])) if tensors else None
+        result = func(*args, **kwargs)
+        if name == "__setitem__" and sources:
+            self.annotate(args[0], lose(name, [known for _, known in sources]))
+        outputs = [value for value in tensors_in(result) if value.is_floating_point()]
+        if not outputs:
+            return result
+        if name in WEIGHTED:
+            self.annotate(outputs[0], self._weight_layer(name, args, kwargs, outputs[0]))
+        elif name == "embedding":
+            axis = outputs[0].dim() - 1
+            self.annotate(outputs[0], Channels(axis, (frozenset(),) * outputs[0].shape[axis]))
+        elif not sources:
+            for output in outputs if constant else ():
+                self.constant(output)
+        elif (activation := activation_of(name, args, kwargs)) is not None:
+            self.annotate(outputs[0], self._activation(activation, sources[0][1], outputs[0].dim(), normed))
+        elif name in FOREIGN and any(isinstance(each, nn.Parameter) and each.dim() > 1 for each in tensors):
+            read = self._foreign(name, [known for _, known in sources])
+            for output in outputs:
+                self.annotate(output, Lost(frozenset({read}), (name,)))
+            if name == ATTENTION:
+                self.annotate(outputs[0], _alike(read, outputs[0], outputs[0].dim() - 1))
+        else:
+            for output, known in zip(outputs, follow(name, args, kwargs, sources, shape, outputs), strict=True):
+                self.annotate(output, known)
+        return result
+
+    def _unexplained(self, tensor: Tensor) -> bool:
+        """Whether nobody saw where a tensor comes from."""
+        return tensor.is_floating_point() and id(tensor) not in self._known and id(tensor) not in self._constant
+
+    def _foreign(self, name: str, sources: Sequence[Known]) -> Origin:
+        """A call with weights that cannot be masked, such as fused attention, reads ``sources``."""
+        behind = gather(sources)
+        self._passed_on(behind)
+        if any(origin.kind == "unit" for origin in behind.origins):
+            self.untraced.update(dict.fromkeys((*behind.operations, name)))
+        self._foreign_calls += 1
+        return Origin("weights", self._foreign_calls, 0)
+
+    def _passed_on(self, behind: Lost) -> None:
+        """Weights read these origins, so that what they add to is a stream within the network."""
+        self._read_on.update((each.kind, each.owner) for each in behind.origins if each.kind in ("layer", "weights"))
+
+    def _weight_layer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Known:
+        given = args[0] if args else kwargs["input"]
+        source = self.known(given)
+        weight = args[1] if len(args) > 1 else kwargs["weight"]
+        owner = self._weights.get(id(weight))
+        axis = output.dim() - 1 if name == "linear" else output.dim() - (weight.dim() - 1)
+        if owner is None:  # a weight computed on the fly, which cannot be masked
+            return _alike(
+                self._foreign(f"{name} with a computed weight", [source] if source is not None else []), output, axis
+            )
+        number = self._layer(name, *owner)
+        layer = self.layers[number]
+        inward = layer.kind == "conv_transpose"
+        self._applied[number] += given.numel() // layer.in_channels if inward else output.numel() // layer.out_channels
+        if isinstance(source, Channels) and source.axis != axis:
+            source = lose(name, [source])
+        behind = gather([source]) if source is not None else None
+        # A value of unknown origin (a constant, an embedding) is not the network's input.
+        layer.reads_input_only &= behind is not None and {origin.kind for origin in behind.origins} == {"input"}
+        if behind is not None:
+            self._passed_on(behind)
+        if self.per_consumer(layer):
+            self._consumer(number, axis)
+        else:
+            for channel, origins in enumerate(source.origins if isinstance(source, Channels) else ()):
+                units = (self.groups[each.owner].first + each.channel for each in origins if each.kind == "unit")
+                self._reads[number].update((channel, unit) for unit in units)
+            lost = source.lost if isinstance(source, Channels) else source
+            if lost is not None and any(origin.kind == "unit" for origin in lost.origins):
+                self._hidden_reads[number].update(dict.fromkeys(lost.operations))
+        return Channels(axis, tuple(frozenset({Origin("layer", number, j)}) for j in range(layer.out_channels)))
+
+    def _layer(self, function: str, name: str, module: nn.Module) -> int:
+        if name not in self._layer_of:
+            kind: LayerKind = (
+                "linear" if function == "linear" else "conv_transpose" if function in TRANSPOSED else "conv"
+            )
+            groups = 1 if kind == "linear" else int(getattr(module, "groups", 1))
+            weight = module.weight
+            assert isinstance(weight, Tensor)
+            rows, columns = int(weight.shape[0]), int(weight.shape[1]) * groups
+            inputs, outputs = (rows, columns) if kind == "conv_transpose" else (columns, rows)
+            self._layer_of[name] = len(self.layers)
+            self._reads.append(set())
+            self._writes.append(set())
+            self._applied.append(0)
+            self._hidden_reads.append({})
+            self._hidden_writes.append({})
+            self.layers.append(TracedLayer(name, kind, groups, inputs, outputs, weight.numel()))
+        return self._layer_of[name]
+
+    def per_consumer(self, layer: TracedLayer) -> bool:
+        """Whether the layer's input channels are to be units of their own."""
+        return any(fnmatchcase(layer.name, pattern) for pattern in self._per_consumer)
+
+    def _consumer(self, number: int, axis: int) -> None:
+        """The input channels of a layer become units of their own: those of all its calls together."""
+        layer = self.layers[number]
+        seen = self._inputs.get(layer.name)
+        if not isinstance(seen, Tensor) or seen.dim() <= axis or seen.shape[axis] != layer.in_channels:
+            raise SynbbError(
+                f"per_consumer: {layer.name!r} is not called as a module with its input as first argument, so that its "
+                "input channels cannot be observed: call it so, or leave it out"
+            )
+        if number not in self._consumers:
+            group = self._add(f"{layer.name} input", "input", layer.in_channels)
+            group.gated, group.observer = False, Observer(layer.name, "input", axis, 0)
+            self._consumers[number] = group
+            units = range(group.first, group.first + group.size)
+            self._reads[number].update(enumerate(units))
+            return
+        group = self._consumers[number]
+        assert group.observer is not None
+        if group.observer.axis != axis:  # calls of other shapes: the first one is watched
+            group.observer = Observer(layer.name, "input", group.observer.axis, 0, 0)
+
+    def _add(self, name: str, activation: str, size: int) -> UnitGroup:
+        group = UnitGroup(name, activation, size, sum(each.size for each in self.groups))
+        self.groups.append(group)
+        self._sights.append([])
+        return group
+
+    def _activation(self, name: str, source: Known, rank: int, norm: str | None) -> Known:
+        if not isinstance(source, Channels):  # there are units now, nobody knows in which channels
+            return Lost(source.origins | {HIDDEN_UNIT}, source.operations)
+        number, size = len(self.groups), len(source.origins)
+        writing = {self.layers[each.owner].name: self.layers[each.owner] for each in _layers(source.origins)}
+        # A unit is named after the weights that write into it: activation modules are often shared.
+        label = max(writing.values(), key=lambda layer: layer.weights).name if writing else f"{name} {number}"
+        group = self._add(label, name, size)
+        group.gated = name not in ALWAYS_ON
+        for index, origins in enumerate(source.origins):
+            for origin in _layers([origins]):
+                self._writes[origin.owner].add((origin.channel, group.first + index))
+        for origin in _layers([source.lost.origins]):
+            self._hidden_writes[origin.owner].update(dict.fromkeys(source.lost.operations))
+        if norm is not None and scales_channels(self._modules[norm], size, source.axis, rank):
+            group.norm = norm
+        units = tuple(frozenset({Origin("unit", number, channel)}) for channel in range(size))
+        return Channels(source.axis, units, VALUES)
+
+    # ---- places to see a unit ----
+
+    def enter(self, name: str, inputs: tuple[Any, ...]) -> None:
+        """A module is called with ``inputs``."""
+        self._calls[name] = self._calls.get(name, 0) + 1
+        self._inputs[name] = inputs[0] if inputs else None
+        if inputs:
+            self._look(name, "input", inputs[0], self._calls[name] - 1)
+
+    def leave(self, name: str, output: object) -> None:
+        """A module returns ``output``."""
+        if isinstance(self._modules[name], NORMS) and isinstance(output, Tensor):
+            self._normed[id(output)] = name
+        self._look(name, "output", output, self._calls[name] - 1)
+
+    def _look(self, module: str, side: Literal["input", "output"], value: object, call: int) -> None:
+        """Note every group whose channels stand unmixed and in order in ``value``."""
+        known = self.known(value)
+        if not isinstance(known, Channels) or known.fidelity == CHANGED or not module:
+            return
+        for start, origins in enumerate(known.origins):
+            first = next(iter(origins)) if len(origins) == 1 else None
+            if first is None or first.kind != "unit" or first.channel != 0:
+                continue
+            size = self.groups[first.owner].size
+            expected = tuple(frozenset({Origin("unit", first.owner, channel)}) for channel in range(size))
+            if known.origins[start : start + size] == expected:
+                observer = Observer(module, side, known.axis, start, call)
+                self._sights[first.owner].append(_Sight(observer, known.fidelity))
+
+    def _observer(self, sights: list[_Sight]) -> Observer | None:
+        """The truest sight; among equals a module called once in a pass, then the first."""
+        if not sights:
+            return None
+        best = min(sights, key=lambda sight: (-sight.fidelity, self._calls[sight.observer.module] > 1)).observer
+        call = best.call if self._calls[best.module] > 1 else None
+        return Observer(best.module, best.side, best.axis, best.start, call)
+
+    def wiring(self, outputs: Iterable[Tensor]) -> Wiring:
+        """What was found, once the pass has returned ``outputs``."""
+        for tensor in outputs:
+            known = self.known(tensor)
+            if known is not None:
+                self._leaves(known)
+        for number, layer in enumerate(self.layers):
+            layer.reads, layer.writes = _pairs(self._reads[number]), _pairs(self._writes[number])
+            layer.positions = -(-self._applied[number] // self._batch)
+        for group, sights in zip(self.groups, self._sights, strict=True):
+            group.observer = self._observer(sights) if group.observer is None else group.observer
+        self._check()
+        return Wiring(self.groups, self.layers, tuple(self.untraced))
+
+    def _leaves(self, known: Known) -> None:
+        """A value leaves the network: find the heads among the layers that it sums."""
+        lost = known.lost.origins if isinstance(known, Channels) else known.origins
+        for channel in known.origins if isinstance(known, Channels) else [frozenset[Origin]()]:
+            summed = {(each.kind, each.owner) for each in channel | lost if each.kind in ("layer", "weights")}
+            for kind, owner in summed:
+                stream = (summed - {(kind, owner)}) & self._read_on
+                if kind == "layer" and not stream:
+                    self.layers[owner].writes_output = True
+
+    def _check(self) -> None:
+        names = [layer.name for layer in self.layers]
+        for pattern in self._per_consumer:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise SynbbError(f"per_consumer: {pattern!r} fits no layer; there are {', '.join(names)}")
+        hidden = self._hidden()
+        if hidden:
+            said = "; ".join(f"layer {name!r} {what}" for name, what in hidden[:FEW])
+            more = f" and {len(hidden) - FEW} more" if len(hidden) > FEW else ""
+            layers = ", ".join(f"{name!r}" for name in dict.fromkeys(name for name, _ in hidden[:FEW]))
+            raise SynbbError(
+                f"{self._model}: wiring that cannot be traced: {said}{more}. To count the input channels of such "
+                f"layers as units of their own, give per_consumer=[{layers}] (patterns; '*' for all layers)"
+            )
+        if not self.groups:
+            raise SynbbError(
+                f"{self._model}: found no activation (relu, leaky_relu, prelu, elu, gelu, silu, ...) behind a layer, "
+                "so that there are no units: nothing to prune"
+            )
+        if not any(layer.reads.size for layer in self.layers):
+            lost = f"; operations that could not be followed: {', '.join(self.untraced)}" if self.untraced else ""
+            raise SynbbError(f"{self._model}: no layer reads the output of an activation, nothing to prune{lost}")
+
+    def _hidden(self) -> list[tuple[str, str]]:
+        """Layers with connections that could not be followed and would make degrees wrong, and what is the matter."""
+        found = []
+        for layer, unread, unwritten in zip(self.layers, self._hidden_reads, self._hidden_writes, strict=True):
+            if self.per_consumer(layer):
+                continue
+            # No mask touches heads and first layers unless it is asked to: what they hide is told, and no error.
+            if layer.writes_output:
+                self.untraced.update(unread)
+            elif unread:
+                found.append((layer.name, f"reads units through {', '.join(unread)}"))
+            if layer.reads_input_only:
+                self.untraced.update(unwritten)
+            elif unwritten:
+                found.append((layer.name, f"writes into units through {', '.join(unwritten)}"))
+        return found
+
+
+def trace(
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Any],
+    *,
+    channel_axis: int = 1,
+    per_consumer: Sequence[str] = (),
+) -> Wiring:
+    """Run ``model`` once on ``example_inputs`` and return how its units and weight layers connect.
+
+    The pass runs in evaluation mode without gradients, so norm statistics and dropout are left alone, and every
+    module's mode is put back afterwards.
+
+    Args:
+        model: any network; nothing in it is changed.
+        example_inputs: one tensor or the positional arguments of ``model``.
+        channel_axis: the channel axis of the input tensors (1 for images, the last one for sequences of features).
+        per_consumer: patterns (``*`` matches anything) of layers whose input channels are to be units of their own:
+            each has the layer's connections for its fan-out and no fan-in, and is seen at the layer's input. For layers
+            that read units through what cannot be followed, and for channels that have no activation (transposed
+            convolutions, projections). The layer is then no consumer of any other unit.
+
+    Raises:
+        SynbbError: the model has no activation, or no weight layer that reads a unit; which units a layer reads or
+            writes into cannot be followed; a pattern of ``per_consumer`` fits no layer.
+    """
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    modes = [(module, module.training) for module in model.modules()]
+    given = tensors_in(inputs)
+    batch = next((tensor.shape[0] for tensor in given if tensor.dim() > 0), 1)
+    tracer = _Trace(model, max(batch, 1), per_consumer)
+    for number, tensor in enumerate(given):
+        tracer.constant(tensor)
+        if tensor.dim() > 1:
+            axis = channel_axis % tensor.dim()
+            origins = tuple(frozenset({Origin("input", number, i)}) for i in range(tensor.shape[axis]))
+            tracer.annotate(tensor, Channels(axis, origins))
+    names = {id(module): name for name, module in model.named_modules()}
+    hooks = []
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # takes no hooks, nor are its calls seen: what it returns is of unknown origin
+        hooks.append(module.register_forward_pre_hook(lambda m, given: tracer.enter(names[id(m)], given)))
+        hooks.append(module.register_forward_hook(lambda m, _, output: tracer.leave(names[id(m)], output)))
+    try:
+        model.eval()
+        with torch.no_grad(), tracer:
+            result = model(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes:
+            module.training = mode
+    return tracer.wiring(tensors_in(result))
+
+
+def _layers(channels: Iterable[frozenset[Origin]]) -> Iterator[Origin]:
+    """The layer outputs among the origins of channels, in order."""
+    return (origin for origins in channels for origin in sorted(origins) if origin.kind == "layer")
+
+
+def _alike(origin: Origin, output: Tensor, axis: int) -> Channels:
+    """Every channel of ``output`` has the same origin."""
+    return Channels(axis, (frozenset({origin}),) * output.shape[axis])
+
+
+def _pairs(pairs: set[tuple[int, int]]) -> np.ndarray:
+    return np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2).T
