@@ -65,6 +65,12 @@ class Box:
         return ",".join(f"{a}:{b}" for a, b in zip(self.start, self.stop, strict=True))
 
     @property
+    def named(self) -> str:
+        """For people: ``z 0:20, y 512:768, x 0:704 (voxels)``."""
+        spans = ", ".join(f"{axis} {a}:{b}" for axis, a, b in zip(AXES, self.start, self.stop, strict=True))
+        return f"{spans} (voxels)"
+
+    @property
     def shape(self) -> Triple:
         """Voxels along z, y, x."""
         return triple([b - a for a, b in zip(self.start, self.stop, strict=True)])
