@@ -139,9 +139,8 @@ def _open_by_tensorstore(
 def _open_address(kind: str | None, given: str, place: str, inner: str | None, size: Nanometres | None) -> Volume:
     found = _open_by_tensorstore(kind, given, place, inner, size)
     if found is None:
-        raise SynbbError(
-            f"{given}: no {kind or 'zarr, N5 or precomputed'} there (none of {', '.join(_MARKS)}); check the address"
-        )
+        what, where = kind or "zarr, N5 or precomputed", f"in {inner!r}" if inner else "there"
+        raise SynbbError(f"{given}: no {what} {where} (none of {', '.join(_MARKS)}); check the address")
     return found
 
 
