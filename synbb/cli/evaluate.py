@@ -17,7 +17,11 @@ def command(
     ] = None,
     raw: Annotated[str | None, typer.Option(metavar="R", help="Grey values, for pictures of sections.")] = None,
     region: Annotated[
-        str | None, typer.Option(metavar="z0:z1,y0:y1,x0:x1", help="Score only these voxels of the truth, half-open.")
+        str | None,
+        typer.Option(
+            metavar="z0:z1,y0:y1,x0:x1[nm]",
+            help="Score only this part of the truth: voxels, or with nm at the end nm, half-open.",
+        ),
     ] = None,
     threshold: Annotated[
         float | None, typer.Option(metavar="P", help="Foreground is p >= P; the stored threshold by default.")
@@ -35,7 +39,7 @@ def command(
 
     from synbb.cli.console import console, progress
     from synbb.evaluation.evaluate import evaluate_volumes
-    from synbb.volumes.box import Box
+    from synbb.volumes.box import parse_region
     from synbb.volumes.storage import parse_voxel_size
 
     with progress("evaluate", "blocks") as report:
@@ -46,7 +50,7 @@ def command(
             probabilities=probabilities,
             against=against,
             raw=raw,
-            region=None if region is None else Box.parse(region),
+            region=None if region is None else parse_region(region),
             threshold=threshold,
             distance_nm=distance,
             voxel_size=None if voxel_size is None else parse_voxel_size(voxel_size),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from synbb.cli.values import READABLE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,7 +21,7 @@ PERCENTILES = (1, 5, 50, 95, 99)
 
 
 def command(
-    volume: Annotated[str, typer.Argument(help="Zarr, HDF5 (file.h5:dataset), TIFF file or folder of sections.")],
+    volume: Annotated[str, typer.Argument(help=READABLE)],
     voxel_size: Annotated[
         str | None, typer.Option(help="z,y,x in nm, where the file does not state it.", metavar="Z,Y,X")
     ] = None,
@@ -72,21 +74,36 @@ def _row(table: Table, name: str, value: str, style: str = "") -> None:
 def _add_geometry(table: Table, volume: Volume, *, stated: bool) -> None:
     _row(table, "path", volume.path)
     _row(table, "format", volume.format)
+    stored = ", ".join(volume.stored_axes)
+    _row(table, "axes", "z, y, x" + ("" if stored == "z, y, x" else f" (stored as {stored})"))
+    _row(table, "units", "nm" + ("" if _nm(volume.unit) else f" (stored in {volume.unit})"))
     _row(table, "shape", f"{_times(volume.shape)} voxels (z, y, x), {_amount(volume.box.size)}")
     _row(table, "type", f"{volume.dtype}, {_bytes(volume.box.size * volume.dtype.itemsize)} uncompressed")
     if stated:
         size = [n * v / 1000 for n, v in zip(volume.shape, volume.voxel_size, strict=True)]
-        _row(table, "voxel size", f"{_times(volume.voxel_size)} nm")
-        _row(table, "physical size", f"{_times(size)} µm")
-        _row(table, "offset", f"{', '.join(f'{o:g}' for o in volume.offset)} nm (centre of the first voxel)")
+        _row(table, "voxel size", f"{_times(volume.voxel_size)} nm (z, y, x)")
+        _row(table, "physical size", f"{_times(size)} µm (z, y, x)")
+        _row(table, "offset", f"{_place(volume.offset)} (centre of the first voxel)")
     else:
         _row(
             table, "voxel size", "not stated; give --voxel-size z,y,x in nm to every command that asks", style="yellow"
         )
     _row(table, "chunks", _times(volume.chunks) + (f" in shards of {_times(volume.shards)}" if volume.shards else ""))
+    _row(table, "levels", str(len(volume.levels)))
     for number, level in enumerate(volume.levels):
         if len(volume.levels) > 1:
-            _row(table, f"level {number}", f"{_times(level.shape)} voxels of {_times(level.voxel_size)} nm")
+            held = f"{_times(level.shape)} voxels of {_times(level.voxel_size)} nm (z, y, x)"
+            _row(table, f"level {number}", f"{held}, first centre at {_place(level.offset)}")
+
+
+def _nm(unit: str) -> bool:
+    from synbb.volumes.ome import NM_PER_UNIT
+
+    return NM_PER_UNIT.get(unit.lower()) == 1
+
+
+def _place(nm: Sequence[float]) -> str:
+    return ", ".join(f"{axis} {o:g}" for axis, o in zip("zyx", nm, strict=True)) + " nm"
 
 
 def _add_greys(table: Table, volume: Volume, inspection: Inspection) -> None:

@@ -13,7 +13,11 @@ def command(
     volume: Annotated[str, typer.Argument(metavar="INPUT", help="Volume to predict.")],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT.zarr", help="Probabilities, written block by block.")],
     region: Annotated[
-        str | None, typer.Option(metavar="z0:z1,y0:y1,x0:x1", help="Write only these voxels of INPUT, half-open.")
+        str | None,
+        typer.Option(
+            metavar="z0:z1,y0:y1,x0:x1[nm]",
+            help="Write only this part of INPUT: voxels, or with nm at the end nm, half-open.",
+        ),
     ] = None,
     weights: Annotated[str, typer.Option(help="last, or best on the validation split.")] = "last",
     voxel_size: Annotated[
@@ -75,7 +79,7 @@ def command(
     from synbb.errors import SynbbError
     from synbb.inference.output import remove_output
     from synbb.training.predict import predict
-    from synbb.volumes.box import Box
+    from synbb.volumes.box import parse_region
     from synbb.volumes.storage import parse_voxel_size
 
     if drop_probabilities and segment is None:
@@ -87,7 +91,7 @@ def command(
             run,
             volume,
             output,
-            region=None if region is None else Box.parse(region),
+            region=None if region is None else parse_region(region),
             which=weights,
             voxel_size=None if voxel_size is None else parse_voxel_size(voxel_size),
             tolerance=tolerance,

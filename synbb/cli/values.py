@@ -5,6 +5,8 @@ from __future__ import annotations
 from synbb.errors import SynbbError
 from synbb.volumes.box import Triple, triple
 
+READABLE = "Zarr, N5, precomputed (also s3://, gs://, https://), HDF5 (file.h5:dataset), TIFF file, folder of sections."
+
 
 def three_integers(text: str, option: str) -> Triple:
     """``32,256,256`` as three positive integers, z y x.

@@ -19,12 +19,13 @@ from synbb.evaluation.report import SCHEMA_VERSION, prepare_folder, write_object
 from synbb.evaluation.thresholds import as_probability, check_threshold, foreground, stored_threshold
 from synbb.evaluation.voxels import ScoreHistogram, score_volumes
 from synbb.evaluation.window import Window, common_window, reading_block
+from synbb.volumes.box import region_box
 from synbb.volumes.opening import open_labels, open_volume
 from synbb.volumes.storage import VoxelSizeMissingError
 from synbb.volumes.volume import Volume, placement
 
 if TYPE_CHECKING:
-    from synbb.volumes.box import Box
+    from synbb.volumes.box import Box, NmBox
 
 DISTANCE_NM = 300.0
 IOU = 0.5
@@ -42,7 +43,7 @@ def evaluate_volumes(
     probabilities: Source | None = None,
     against: Source | None = None,
     raw: Source | None = None,
-    region: Box | None = None,
+    region: Box | NmBox | None = None,
     threshold: float | None = None,
     distance_nm: float = DISTANCE_NM,
     iou: float = IOU,
@@ -60,7 +61,7 @@ def evaluate_volumes(
         probabilities: uint8 (value / 255) or floats.
         against: second probabilities, scored on the same voxels at their own stored threshold and compared.
         raw: grey values, for pictures.
-        region: voxels of the truth, all of it when None.
+        region: voxels of the truth, or nm of the world; all of the truth when None.
         threshold: for the probabilities; when None the one stored with them; without either only the best is shown.
         distance_nm: largest distance of matched centroids.
         iou: least intersection over union of objects matched by overlap.
@@ -83,7 +84,7 @@ def evaluate_volumes(
     given = {"probabilities": probabilities, "against": against, "objects": objects}
     scored = {name: _open(source, voxel_size) for name, source in given.items() if source is not None}
     chosen, source = _threshold(scored.get("probabilities"), threshold)
-    window = common_window(wanted, scored, region)
+    window = common_window(wanted, scored, region_box(region, wanted.voxel_size, wanted.offset))
     raw_origin = None if grey is None else placement(wanted, grey).start
     everything = {"truth": wanted, **scored, **({} if grey is None else {"raw": grey})}
     folder = prepare_folder(output)

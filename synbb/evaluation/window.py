@@ -44,9 +44,7 @@ def common_window(truth: Volume, others: Mapping[str, Volume], region: Box | Non
     """
     asked = truth.box if region is None else region
     if asked.empty or not truth.box.contains(asked):
-        raise SynbbError(
-            f"region {asked} does not lie inside {truth.path}, whose voxels are {truth.box} (z,y,x, half-open)"
-        )
+        raise SynbbError(f"region {asked.named} does not lie inside {truth.path}, which is {truth.box.named}")
     box, origins, limits = asked, {}, []
     for name, volume in others.items():
         try:

@@ -318,7 +318,9 @@ def check_region(region: Box | None, volume: Box, name: str) -> Box:
         return volume
     if region.empty or not volume.contains(region):
         sizes = ", ".join(f"{axis} 0:{n}" for axis, n in zip(AXES, volume.stop, strict=True))
-        raise SynbbError(f"region {region} is empty or outside {name}, whose voxels are {sizes}; choose one inside")
+        raise SynbbError(
+            f"region {region.named} is empty or outside {name}, whose voxels are {sizes}; choose one inside"
+        )
     return region
 
 

@@ -18,7 +18,7 @@ from synbb.training.checkpoint import load_weights
 from synbb.training.run import RunFolder
 from synbb.training.start import make_task
 from synbb.volumes import Volume, open_volume
-from synbb.volumes.box import AXES, Box, Nanometres, Triple
+from synbb.volumes.box import AXES, Box, Nanometres, NmBox, Triple, region_box
 from synbb.volumes.statistics import Inside, Normalisation, measure_normalisation
 
 
@@ -27,7 +27,7 @@ def predict(
     input_path: str,
     output_path: Path,
     *,
-    region: Box | None = None,
+    region: Box | NmBox | None = None,
     extent: Box | None = None,
     which: str = "last",
     voxel_size: Nanometres | None = None,
@@ -60,7 +60,7 @@ def predict(
         run_path: folder of the run.
         input_path: volume to predict.
         output_path: OME-Zarr to write.
-        region: voxels of the input to write.
+        region: voxels of the input to write, or nm of the world.
         extent: voxels of the input beyond which nothing is read, not even as context.
         which: weights ``last`` or ``best``.
         voxel_size: of an input that states none.
@@ -101,6 +101,7 @@ def predict(
             "or pass --allow-unfinished"
         )
     volume = open_volume(input_path, voxel_size=voxel_size)
+    region = region_box(region, volume.voxel_size, volume.offset)
     tissue = None if mask is None else _open_mask(mask, volume)
     attributes: dict[str, Any] = {}
     if extent is not None:
@@ -231,7 +232,7 @@ def _threshold(weights: dict[str, Any]) -> float | None:
 
 def _check_extent(region: Box, extent: Box) -> None:
     if not extent.contains(region):
-        raise SynbbError(f"region {region} is not inside the extent {extent} (z, y, x voxels)")
+        raise SynbbError(f"region {region.named} is not inside the extent {extent.named}")
 
 
 def _device(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import product
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,7 +56,7 @@ class Box:
         match = re.fullmatch(r"\s*" + r"\s*,\s*".join([r"(-?\d+)\s*:\s*(-?\d+)"] * 3) + r"\s*", text)
         if match is None:
             raise SynbbError(
-                f"region {text!r} is not of the form z0:z1,y0:y1,x0:x1 (voxels, half-open), "
+                f"region {text!r} is not of the form z0:z1,y0:y1,x0:x1 (voxels, half-open; or nm with nm at the end), "
                 "for example 0:20,512:768,0:704"
             )
         numbers = [int(group) for group in match.groups()]
@@ -63,6 +64,12 @@ class Box:
 
     def __str__(self) -> str:
         return ",".join(f"{a}:{b}" for a, b in zip(self.start, self.stop, strict=True))
+
+    @property
+    def named(self) -> str:
+        """For people: ``z 0:20, y 512:768, x 0:704 (voxels)``."""
+        spans = ", ".join(f"{axis} {a}:{b}" for axis, a, b in zip(AXES, self.start, self.stop, strict=True))
+        return f"{spans} (voxels)"
 
     @property
     def shape(self) -> Triple:
@@ -137,3 +144,67 @@ class Box:
             block = Box.of_shape(steps, corner).intersect(self)
             if block is not None:
                 yield block
+
+
+@dataclass(frozen=True)
+class NmBox:
+    """A region of the world, in nm: ``start <= p < stop`` on each of the axes z, y, x."""
+
+    start: Nanometres
+    stop: Nanometres
+
+    def __str__(self) -> str:
+        spans = zip(AXES, self.start, self.stop, strict=True)
+        return ", ".join(f"{axis} {a:g}:{b:g}" for axis, a, b in spans) + " (nm)"
+
+    def voxels(self, voxel_size: Sequence[float], offset: Sequence[float]) -> Box:
+        """The voxels whose centres lie in the region: regions that touch share none.
+
+        Args:
+            voxel_size: nm.
+            offset: nm, centre of voxel 0.
+
+        Raises:
+            SynbbError: there is none.
+        """
+        edges = []
+        for corner in (self.start, self.stop):
+            places = [(p - o) / v for p, o, v in zip(corner, offset, voxel_size, strict=True)]
+            edges.append(triple([ceil(place - 1e-6) for place in places]))  # 1e-6: decimal fractions are not exact
+        box = Box(*edges)
+        if box.empty:
+            size = " x ".join(f"{v:g}" for v in voxel_size)
+            raise SynbbError(f"region {self} holds the centre of no voxel of {size} nm (z, y, x); enlarge it")
+        return box
+
+
+def parse_region(text: str) -> Box | NmBox:
+    """Read ``z0:z1,y0:y1,x0:x1`` in voxels, or in nm of the world where ``nm`` stands at the end; half-open.
+
+    Raises:
+        SynbbError: the text has another form, or a start lies beyond its stop.
+    """
+    stripped = text.strip()
+    if not stripped.lower().endswith("nm"):
+        return Box.parse(text)
+    number = r"([-+]?\d+\.?\d*(?:[eE][-+]?\d+)?)"
+    match = re.fullmatch(r"\s*,\s*".join([rf"{number}\s*:\s*{number}"] * 3), stripped[:-2].rstrip())
+    if match is None:
+        raise SynbbError(
+            f"region {text!r} is not of the form z0:z1,y0:y1,x0:x1nm (nm, half-open), "
+            "for example 0:1000,2048:3072,0:2816nm"
+        )
+    numbers = [float(group) for group in match.groups()]
+    region = NmBox((numbers[0], numbers[2], numbers[4]), (numbers[1], numbers[3], numbers[5]))
+    if any(a > b for a, b in zip(region.start, region.stop, strict=True)):
+        raise SynbbError(f"region {region}: every start must be at most its stop")
+    return region
+
+
+def region_box(region: Box | NmBox | None, voxel_size: Sequence[float], offset: Sequence[float]) -> Box | None:
+    """A region in voxels of the volume that has this voxel size and offset (nm); None stays None.
+
+    Raises:
+        SynbbError: the region holds no voxel.
+    """
+    return region.voxels(voxel_size, offset) if isinstance(region, NmBox) else region

@@ -1,4 +1,4 @@
-"""Conversion of any readable volume to OME-Zarr 0.5, chunk by chunk."""
+"""Conversion of any readable volume to OME-Zarr or precomputed, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from synbb.errors import SynbbError, disk_errors
-from synbb.volumes.box import Box, Triple, triple
+from synbb.volumes.box import Box, Nanometres, Triple, triple
 from synbb.volumes.image_stack import StackStorage
+from synbb.volumes.ome import VERSION
 from synbb.volumes.opening import open_volume
-from synbb.volumes.pyramid import Progress, build_pyramid, pyramid_blocks
-from synbb.volumes.storage import Voxels
-from synbb.volumes.writing import WritableVolume, clear_target, create_volume, is_zarr
+from synbb.volumes.precomputed import CHUNK, SHIFT, Scale, Target, check_dtype, first_voxel, shift
+from synbb.volumes.pyramid import Progress, build_pyramid, coarsen, holds_labels, plan_levels, pyramid_blocks
+from synbb.volumes.storage import Voxels, default_shards
+from synbb.volumes.stores import is_remote, split_kind
+from synbb.volumes.writing import WritableVolume, clear_target, create_volume, is_volume
 
 if TYPE_CHECKING:
     from synbb.volumes.volume import Volume
@@ -38,31 +41,41 @@ def convert(
     chunks: Sequence[int] | None = None,
     shards: Sequence[int] | None = None,
     overwrite: bool = False,
+    ome_version: str = VERSION,
     progress: Progress | None = None,
 ) -> Volume:
-    """Write a volume as OME-Zarr 0.5 (zarr v3), values, type and offset unchanged.
+    """Write a volume as OME-Zarr or as neuroglancer precomputed, values, type and offset unchanged.
 
     One block at a time is in memory (about 256 MB). The result is written beside ``dst`` and renamed when it is
     complete, so ``dst`` is never half-written; a source's coarser levels are not copied but made anew.
 
     Args:
         src: as for :func:`open_volume`.
-        dst: the zarr to make.
+        dst: the zarr to make, or ``precomputed://FOLDER``.
         voxel_size: z, y, x in nm, needed where the source states none.
         dataset: array inside the source.
         pyramid: add coarser levels: means, or for labels the most frequent value.
         chunks: voxels of a chunk.
         shards: voxels of a shard.
-        overwrite: replace a zarr at ``dst``.
+        overwrite: replace a zarr or precomputed volume at ``dst``.
+        ome_version: 0.5 (zarr v3), or 0.4 (zarr v2).
         progress: told (blocks done, blocks in all).
 
     Raises:
         SynbbError: unreadable source, missing voxel size, or ``dst`` exists.
         RunEnded: the disk is full.
     """
-    target = Path(dst)
+    kind, place = split_kind(str(dst))
+    if is_remote(place) or kind == "n5":
+        raise SynbbError(f"{dst}: volumes are written to folders, as OME-Zarr or precomputed://FOLDER; choose one")
+    target = Path(place)
     _check_target(target, overwrite=overwrite)
     source = open_volume(src, dataset=dataset, voxel_size=voxel_size)
+    if kind == "precomputed":
+        if shards is not None:
+            raise SynbbError(f"{dst}: precomputed volumes are written without shards; leave them out")
+        _to_precomputed(source, target, src, pyramid=pyramid, chunks=chunks, overwrite=overwrite, progress=progress)
+        return open_volume(str(dst))
     with _beside(target, overwrite=overwrite) as part:
         out = create_volume(
             part,
@@ -74,6 +87,7 @@ def convert(
             shards=shards,
             attributes={**source.attributes, "converted_from": str(src)},
             name=target.stem,
+            ome_version=ome_version,
         )
         later = pyramid_blocks(source.shape, source.voxel_size, out.chunks) if pyramid else 0
         copied = _copy(source, out, later, progress, part.parent)
@@ -82,9 +96,61 @@ def convert(
     return open_volume(target)
 
 
+def _to_precomputed(
+    source: Volume,
+    target: Path,
+    src: str | Path,
+    *,
+    pyramid: bool,
+    chunks: Sequence[int] | None,
+    overwrite: bool,
+    progress: Progress | None,
+) -> None:
+    """Write the scales of a precomputed volume, each from the one before."""
+    check_dtype(source.dtype, str(target))
+    first, size = first_voxel(source.offset, source.voxel_size), source.voxel_size
+    labels = holds_labels(source)
+    off_grid = shift(source.offset, size)
+    attributes = {**source.attributes, "converted_from": str(src), SHIFT: off_grid}
+    plan = scales(source.shape, size, first) if pyramid else []
+    with _beside(target, overwrite=overwrite) as part:
+        grid = CHUNK if chunks is None else triple(chunks)
+        out = Target(part, source.dtype, labels, attributes, grid)
+        scale = out.scale(source.shape, size, first)
+        later = sum(sum(1 for _ in Box.of_shape(s).blocks(default_shards(s, grid))) for _, _, s, _ in plan)
+        done = _copy(source, scale, later, progress, part.parent)
+        total = done + later
+        for number, (step, lead, shape, begin) in enumerate(plan):
+            before = open_volume(f"precomputed://{part}").levels[number]
+            size = _times(size, step)
+            scale = out.scale(shape, size, begin)
+            for _ in coarsen(before, scale, step, default_shards(shape, grid), labels=labels, lead=lead):
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+        out.finish()
+
+
+def scales(shape: Triple, voxel_size: Nanometres, first: Triple) -> list[tuple[Triple, Triple, Triple, Triple]]:
+    """Step, lead, shape and first voxel of every coarser scale, all on the grid from the world's origin."""
+    plan = []
+    for step in plan_levels(shape, voxel_size):
+        begin = triple([a // f for a, f in zip(first, step, strict=True)])
+        stop = [-(-(a + n) // f) for a, n, f in zip(first, shape, step, strict=True)]
+        lead = triple([a % f for a, f in zip(first, step, strict=True)])
+        shape, first = triple([b - a for a, b in zip(begin, stop, strict=True)]), begin
+        plan.append((step, lead, shape, first))
+    return plan
+
+
+def _times(size: Nanometres, step: Triple) -> Nanometres:
+    z, y, x = (v * f for v, f in zip(size, step, strict=True))
+    return z, y, x
+
+
 def _check_target(target: Path, *, overwrite: bool) -> None:
     """Refuse at once what could only fail at the end."""
-    if overwrite and is_zarr(target):
+    if overwrite and is_volume(target):
         return
     clear_target(target, overwrite=overwrite)
 
@@ -113,7 +179,7 @@ def _shifted(progress: Progress | None, before: int) -> Progress | None:
     return lambda done, total: report(done + before, total + before)
 
 
-def _copy(source: Volume, out: WritableVolume, later: int, progress: Progress | None, scratch: Path) -> int:
+def _copy(source: Volume, out: WritableVolume | Scale, later: int, progress: Progress | None, scratch: Path) -> int:
     """Copy level 0; returns the number of blocks."""
     shape = block_shape(source, out.unit)
     total = sum(1 for _ in source.box.blocks(shape))

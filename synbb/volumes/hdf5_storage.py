@@ -24,7 +24,7 @@ CREMI_CLEFTS = "volumes/labels/clefts"
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
 VIRTUAL_CHUNKS = (32, 256, 256)  # for datasets stored in one piece, of which any part is read cheaply
 
-_WITH_DATASET = re.compile(r"^(?P<file>.+?\.(?:h5|hdf5|hdf|he5|zarr)):(?P<dataset>[^:]+)$", re.IGNORECASE)
+_WITH_DATASET = re.compile(r"^(?P<file>.+?\.(?:h5|hdf5|hdf|he5|zarr|n5)):(?P<dataset>[^:]+)$", re.IGNORECASE)
 
 
 def split_dataset(path: str, dataset: str | None = None) -> tuple[str, str | None]:

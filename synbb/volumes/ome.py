@@ -1,4 +1,4 @@
-"""OME-Zarr image metadata: reading 0.1 to 0.5, writing 0.5 (https://ngff.openmicroscopy.org/0.5/)."""
+"""OME-Zarr image metadata: reading 0.1 to 0.5, writing 0.5 and 0.4 (https://ngff.openmicroscopy.org/0.5/)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from synbb.volumes.box import Nanometres
 
 VERSION = "0.5"
+ZARR_FORMATS = {"0.5": 3, "0.4": 2}
+"""Versions that are written, and the zarr format of each."""
 
 NM_PER_UNIT = {
     "angstrom": 0.1,
@@ -27,6 +29,15 @@ NM_PER_UNIT = {
     "µm": 1e3,
     "micron": 1e3,
     "mm": 1e6,
+    "m": 1e9,
+    "nanometers": 1.0,
+    "nanometre": 1.0,
+    "nanometres": 1.0,
+    "micrometers": 1e3,
+    "micrometre": 1e3,
+    "micrometres": 1e3,
+    "microns": 1e3,
+    "angstroms": 0.1,
 }
 
 
@@ -49,34 +60,34 @@ class OmeImage:
     version: str
     axes: tuple[str, ...]
     levels: tuple[OmeLevel, ...]
+    unit: str = "nm"
 
 
-def image_metadata(name: str, levels: Sequence[OmeLevel]) -> dict[str, Any]:
-    """The value of the group attribute ``ome`` of an OME-Zarr 0.5 image with axes z, y, x in nm.
+def image_metadata(name: str, levels: Sequence[OmeLevel], version: str = VERSION) -> dict[str, Any]:
+    """The group attributes of an OME-Zarr image with axes z, y, x in nm.
 
     Args:
         name: what viewers call the image.
         levels: finest first, voxel sizes known.
+        version: 0.5 (zarr v3), or 0.4 (zarr v2).
     """
-    return {
-        "version": VERSION,
-        "multiscales": [
+    image = {
+        "name": name,
+        "axes": [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "zyx"],
+        "datasets": [
             {
-                "name": name,
-                "axes": [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "zyx"],
-                "datasets": [
-                    {
-                        "path": level.path,
-                        "coordinateTransformations": [
-                            {"type": "scale", "scale": list(level.voxel_size or ())},
-                            {"type": "translation", "translation": list(level.offset)},
-                        ],
-                    }
-                    for level in levels
+                "path": level.path,
+                "coordinateTransformations": [
+                    {"type": "scale", "scale": list(level.voxel_size or ())},
+                    {"type": "translation", "translation": list(level.offset)},
                 ],
             }
+            for level in levels
         ],
     }
+    if version == VERSION:
+        return {"ome": {"version": version, "multiscales": [image]}}
+    return {"multiscales": [{"version": version, **image}]}
 
 
 def read_image(attributes: Mapping[str, Any], where: str) -> OmeImage | None:
@@ -105,7 +116,15 @@ def read_image(attributes: Mapping[str, Any], where: str) -> OmeImage | None:
         ) from error
     if not levels:
         raise SynbbError(f"{where}: its OME-Zarr metadata lists no dataset; name the array with dataset=")
-    return OmeImage(version, axes, levels)
+    return OmeImage(version, axes, levels, _unit(image.get("axes") or ()))
+
+
+def _unit(axes: Sequence[Any]) -> str:
+    """The unit of the first axis of space that states one, as it is written."""
+    for axis in axes:
+        if isinstance(axis, Mapping) and str(axis.get("name")).lower() in "zyx" and axis.get("unit"):
+            return str(axis["unit"])
+    return "not stated"
 
 
 def _axes(stated: Any) -> tuple[tuple[str, ...], dict[str, float | None]]:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import h5py
-import zarr
 
 from synbb.errors import SynbbError
-from synbb.volumes.box import Box, Nanometres
-from synbb.volumes.checked_store import local_store
-from synbb.volumes.hdf5_storage import CREMI_CLEFTS, CREMI_RAW, SUFFIXES, open_hdf5_storage, split_dataset, three_floats
+from synbb.volumes.hdf5_storage import CREMI_CLEFTS, SUFFIXES, open_hdf5_storage, split_dataset
 from synbb.volumes.image_stack import PNG, TIFF, open_folder, open_multipage, section_files
-from synbb.volumes.ome import OmeImage, OmeLevel, read_image
-from synbb.volumes.storage import Storage, check_voxel_size, no_voxel_size, plain_dtype, unreadable
-from synbb.volumes.volume import Volume
-from synbb.volumes.zarr_storage import ZarrStorage, space_axes
+from synbb.volumes.levels import volume_of
+from synbb.volumes.n5 import open_n5
+from synbb.volumes.precomputed import is_precomputed, open_precomputed
+from synbb.volumes.storage import check_voxel_size
+from synbb.volumes.stores import GIVE_UP, is_remote, read_json, split_kind
+from synbb.volumes.zarr_opening import ZARR_MARKS, LocalTree, RemoteTree, open_zarr
 
-ZARR_MARKS = ("zarr.json", ".zarray", ".zgroup")
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from synbb.volumes.box import Nanometres
+    from synbb.volumes.volume import Volume
+
+_MARKS = {**dict.fromkeys(ZARR_MARKS, "zarr"), "attributes.json": "n5", "info": "precomputed"}
+TENSORSTORE_MARKS = ("attributes.json", "info")
 
 
 def open_volume(path: str | Path, *, dataset: str | None = None, voxel_size: Sequence[float] | None = None) -> Volume:
@@ -28,17 +33,22 @@ def open_volume(path: str | Path, *, dataset: str | None = None, voxel_size: Seq
 
     Args:
         path: an OME-Zarr image or zarr array (v2 or v3), an HDF5 file (``file.h5:dataset/path``, or the CREMI
-            layout, whose ``volumes/raw`` needs no name), a folder of TIFF or PNG sections, or a TIFF
-            file of many pages.
+            layout, whose ``volumes/raw`` needs no name), a folder of TIFF or PNG sections, a TIFF file of many
+            pages, an N5 array or multiscale group, or a precomputed volume. Zarr, N5 and precomputed also at
+            ``s3://``, ``gs://`` and ``http(s)://``; ``precomputed://PLACE`` (``n5://``, ``zarr://``) says which.
         dataset: array inside the file, instead of ``path:dataset``.
         voxel_size: z, y, x in nm, for files that do not state theirs; it overrules one that is stated.
 
     Raises:
-        SynbbError: no such file, another format, not three axes, no voxel size, or broken metadata.
+        SynbbError: no such file, another format, not three axes, no voxel size, broken metadata, a store that does
+            not answer, or the extra ``remote`` is missing.
     """
     given = str(path)
     size = None if voxel_size is None else check_voxel_size(voxel_size, given)
-    file, inner = split_dataset(given, dataset)
+    kind, place = split_kind(given)
+    file, inner = split_dataset(place, dataset)
+    if kind is not None or is_remote(place):
+        return _open_address(kind, given, file, inner, size)
     where = Path(file)
     if not where.exists():
         raise SynbbError(f"{given}: no such file or folder{_hint(where)}")
@@ -47,13 +57,13 @@ def open_volume(path: str | Path, *, dataset: str | None = None, voxel_size: Seq
     if where.suffix.lower() in SUFFIXES or h5py.is_hdf5(where):
         return _open_hdf5(file, inner, size)
     if inner is not None:
-        raise SynbbError(f"{given}: dataset {inner!r} was named, but {file} is neither HDF5 nor zarr")
+        raise SynbbError(f"{given}: dataset {inner!r} was named, but {file} is neither HDF5, zarr nor N5")
     if where.suffix.lower() in TIFF:
-        return _plain(given, open_multipage(file), size, None)
+        return volume_of(given, open_multipage(file), size, None)
     if where.suffix.lower() in PNG:
         raise SynbbError(f"{given}: a single PNG file is one section; give the folder that holds all sections")
     raise SynbbError(
-        f"{given}: no format that is read. Those are: zarr, HDF5 ({', '.join(SUFFIXES)}), "
+        f"{given}: no format that is read. Those are: zarr, N5, precomputed, HDF5 ({', '.join(SUFFIXES)}), "
         "a folder of TIFF or PNG sections, a TIFF file of many pages"
     )
 
@@ -85,27 +95,53 @@ def _hint(where: Path) -> str:
 
 def _open_directory(given: str, where: Path, inner: str | None, size: Nanometres | None) -> Volume:
     if any((where / mark).is_file() for mark in ZARR_MARKS):
-        return _open_zarr(given, where, inner, size)
+        return open_zarr(LocalTree(), given, str(where), inner, size)
+    if any((where / mark).is_file() for mark in TENSORSTORE_MARKS):
+        found = _open_by_tensorstore(None, given, str(where), inner, size)
+        if found is not None:
+            return found
     if inner is not None:
-        raise SynbbError(f"{given}: dataset {inner!r} was named, but {where} is not a zarr")
+        raise SynbbError(f"{given}: dataset {inner!r} was named, but {where} is neither zarr nor N5")
     if section_files(where):
-        return _plain(given, open_folder(str(where)), size, None)
+        return volume_of(given, open_folder(str(where)), size, None)
+    marks = ", ".join((*ZARR_MARKS, *TENSORSTORE_MARKS))
     raise SynbbError(
-        f"{given}: a folder without zarr metadata ({', '.join(ZARR_MARKS)}) and without TIFF or PNG sections"
+        f"{given}: a folder without metadata of zarr, N5 or precomputed ({marks}) and without TIFF or PNG sections"
     )
 
 
-def _plain(path: str, storage: Storage, size: Nanometres | None, offset: Nanometres | None) -> Volume:
-    if size is None:
-        raise no_voxel_size(path)
-    _check_values(path, storage)
-    return Volume(path, storage, Box.of_shape(storage.shape), size, offset or (0.0, 0.0, 0.0))
+def _open_by_tensorstore(
+    kind: str | None, given: str, place: str, inner: str | None, size: Nanometres | None
+) -> Volume | None:
+    """What lies at a path or address, None where it is of no format that is read.
+
+    Args:
+        kind: the only format to look for, any when None.
+        given: for messages.
+        place: path or address.
+        inner: array below it.
+        size: overrules the voxel size that is stated.
+    """
+    place = place.rstrip("/")
+    deadline = time.time() + GIVE_UP
+    folder = f"{place}/{inner}" if inner else place
+    marks = [mark for mark, of in _MARKS.items() if kind in (None, of)]
+    found = {_MARKS[mark]: value for mark, value in read_json(folder, marks, deadline).items()}
+    if is_remote(place) and "zarr" in found:
+        return open_zarr(RemoteTree(deadline), given, place, inner, size)
+    if is_precomputed(found.get("precomputed", {})):
+        return open_precomputed(given, folder, found["precomputed"], size, deadline)
+    if "n5" in found:
+        return open_n5(given, folder, found["n5"], size, deadline)
+    return None
 
 
-def _check_values(path: str, storage: Storage) -> None:
-    plain_dtype(storage.dtype, path)
-    if 0 in storage.shape:
-        raise SynbbError(f"{path}: shape {storage.shape} holds no voxel")
+def _open_address(kind: str | None, given: str, place: str, inner: str | None, size: Nanometres | None) -> Volume:
+    found = _open_by_tensorstore(kind, given, place, inner, size)
+    if found is None:
+        what, where = kind or "zarr, N5 or precomputed", f"in {inner!r}" if inner else "there"
+        raise SynbbError(f"{given}: no {what} {where} (none of {', '.join(_MARKS)}); check the address")
+    return found
 
 
 def _open_hdf5(file: str, inner: str | None, size: Nanometres | None) -> Volume:
@@ -113,145 +149,4 @@ def _open_hdf5(file: str, inner: str | None, size: Nanometres | None) -> Volume:
     path = f"{file}:{storage.dataset}"
     if size is None and resolution is not None:
         size = check_voxel_size(resolution, f"{path}: attribute resolution")
-    return _plain(path, storage, size, offset)
-
-
-@dataclass(frozen=True)
-class _Described:
-    """A zarr array with what the metadata around it says of it."""
-
-    path: str
-    array: zarr.Array
-    axes: Sequence[str | None] | None
-    level: OmeLevel
-    format: str
-
-
-def _open_node(path: Path) -> zarr.Group | zarr.Array | None:
-    """The zarr node at ``path``, None when there is none."""
-    if not any((path / mark).is_file() for mark in ZARR_MARKS):
-        return None
-    try:
-        return zarr.open(store=local_store(str(path)), mode="r")
-    except Exception as error:  # broken JSON and unknown codecs surface in many ways
-        raise unreadable(str(path), "the zarr metadata", error) from error
-
-
-def _open_zarr(given: str, where: Path, inner: str | None, size: Nanometres | None) -> Volume:
-    place = where / inner if inner else where
-    node = _open_node(place)
-    if node is None:
-        raise SynbbError(f"{given}: no array or group {inner!r} in it; {_arrays_text(where)}")
-    if isinstance(node, zarr.Array):
-        return _open_array(given, place, node, size)
-    image = read_image(node.attrs.asdict(), given)
-    if image is not None:
-        return _open_image(given, place, node, image, size)
-    if "bioformats2raw.layout" in node.attrs and (child := _open_node(place / "0")) is not None:
-        image = read_image(child.attrs.asdict(), given)
-        if image is not None:
-            return _open_image(given, place / "0", child, image, size)
-    raw = _open_node(place / CREMI_RAW)
-    if isinstance(raw, zarr.Array):
-        return _open_array(given, place / CREMI_RAW, raw, size)
-    raise SynbbError(
-        f"{given}: a zarr group without OME-Zarr image metadata; name the array as {given}:ARRAY. {_arrays_text(place)}"
-    )
-
-
-def _arrays_text(where: Path) -> str:
-    marks = ("zarr.json", ".zarray")
-    found: list[str] = []
-    for folder in sorted(p for p in where.glob("**/") if len(p.relative_to(where).parts) <= 3):
-        if any((folder / mark).is_file() for mark in marks):
-            node = _open_node(folder)
-            if isinstance(node, zarr.Array):
-                found.append(f"{folder.relative_to(where)} {node.shape} {node.dtype}")
-        if len(found) >= 20:
-            break
-    return f"It holds: {'; '.join(found) or 'no array'}"
-
-
-def _open_array(given: str, place: Path, array: zarr.Array, size: Nanometres | None) -> Volume:
-    parent = _open_node(place.parent)
-    if isinstance(parent, zarr.Group):
-        image = read_image(parent.attrs.asdict(), str(place.parent))
-        for level in image.levels if image else ():
-            if image is not None and level.path == place.name:
-                only = OmeImage(image.version, image.axes, (level,))
-                return _open_image(given, place.parent, parent, only, size)
-    attributes = array.attrs.asdict()
-    stated = attributes.get("resolution", attributes.get("voxel_size"))
-    resolution = (
-        None
-        if stated is None
-        else check_voxel_size(three_floats(stated, f"{given}: attribute resolution"), f"{given}: attribute resolution")
-    )
-    offset = attributes.get("offset")
-    centre = (0.0, 0.0, 0.0) if offset is None else three_floats(offset, f"{given}: attribute offset")
-    names = getattr(array.metadata, "dimension_names", None)
-    described = _Described(given, array, names, OmeLevel("", resolution, centre), f"zarr v{array.metadata.zarr_format}")
-    storage = _storage(described, str(place))
-    return _with_metadata(_plain(given, storage, size or resolution, centre), attributes)
-
-
-def _open_image(given: str, place: Path, group: zarr.Group, image: OmeImage, size: Nanometres | None) -> Volume:
-    volumes = []
-    sizes = _sizes(given, image, size)
-    label = f"OME-Zarr {image.version} (zarr v{group.metadata.zarr_format})"
-    for level, voxel_size in zip(image.levels, sizes, strict=True):
-        array = _open_node(place / level.path)
-        if not isinstance(array, zarr.Array):
-            raise SynbbError(
-                f"{given}: its metadata names level {level.path!r}, but there is no such array; restore it"
-            )
-        storage = _storage(_Described(given, array, image.axes, level, label), str(place / level.path))
-        offset = level.offset
-        if level.voxel_size is None:  # stated in voxels
-            oz, oy, ox = (o * v for o, v in zip(level.offset, voxel_size, strict=True))
-            offset = (oz, oy, ox)
-        volumes.append(_plain(given, storage, voxel_size, offset))
-    finest = Volume(
-        given, volumes[0].storage, volumes[0].region, volumes[0].voxel_size, volumes[0].offset, {}, tuple(volumes[1:])
-    )
-    return _with_metadata(finest, group.attrs.asdict())
-
-
-def _sizes(given: str, image: OmeImage, size: Nanometres | None) -> list[Nanometres]:
-    """Voxel size of every level; one that is given overrules the finest, and the others keep their ratio to it."""
-    stated = [level.voxel_size for level in image.levels]
-    if size is None:
-        known = [s for s in stated if s is not None]
-        if len(known) < len(stated):
-            raise no_voxel_size(given)
-        return known
-    first = stated[0]
-    if first is None:
-        if len(stated) > 1:
-            raise SynbbError(
-                f"{given}: its levels state no scale in a known unit; open one of them, for example "
-                f"{given}:{image.levels[0].path}"
-            )
-        return [size]
-    scaled = []
-    for level in stated:
-        z, y, x = (v * g / f for v, g, f in zip(level or first, size, first, strict=True))
-        scaled.append((z, y, x))
-    return scaled
-
-
-def _storage(described: _Described, where: str) -> ZarrStorage:
-    array = described.array
-    axes = described.axes
-    if axes is not None and len(axes) != array.ndim:
-        if described.level.path and "c" not in axes:
-            raise SynbbError(
-                f"{where}: {array.ndim} axes, but its metadata names {len(axes)}: {', '.join(map(str, axes))}"
-            )
-        axes = None
-    return ZarrStorage(where, array, space_axes(array.shape, axes, where), described.format)
-
-
-def _with_metadata(volume: Volume, attributes: Mapping[str, Any]) -> Volume:
-    ours = attributes.get("synbb")
-    return volume.with_attributes(ours) if isinstance(ours, Mapping) else volume
+    return volume_of(path, storage, size, offset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import zarr
@@ -142,8 +142,8 @@ def _level(path: str, before: OmeLevel, step: Triple) -> OmeLevel:
 
 
 def _name_of(group: zarr.Group) -> str:
-    ome: Any = group.attrs.asdict()["ome"]
-    return str(ome["multiscales"][0].get("name", ""))
+    attributes: Any = group.attrs.asdict()
+    return str(attributes.get("ome", attributes)["multiscales"][0].get("name", ""))
 
 
 def _grid_of(shape: Triple, chunks: Triple) -> tuple[Triple, Triple | None]:
@@ -165,10 +165,37 @@ def _add_level(
         shape = triple([-(-n // f) for n, f in zip(before.shape, step, strict=True)])
         array = create_level(group, str(number), shape, before.dtype, *_grid_of(shape, finest.chunks))
         level = WritableVolume(path, array)
-        for block in Box.of_shape(shape).blocks(_block(shape, finest.chunks)):
-            source = Box(
-                triple([a * f for a, f in zip(block.start, step, strict=True)]),
-                triple([min(b * f, n) for b, f, n in zip(block.stop, step, before.shape, strict=True)]),
-            )
-            level.write(block, downsample(before.read(source), step, labels=labels))
-            yield block
+        yield from coarsen(before, level, step, _block(shape, finest.chunks), labels=labels)
+
+
+class Sink(Protocol):
+    """What a level is written to."""
+
+    @property
+    def box(self) -> Box:
+        """All voxels."""
+
+    def write(self, box: Box, array: Voxels) -> None:
+        """Write the voxels of ``box``."""
+
+
+def coarsen(
+    before: Volume, level: Sink, step: Triple, block: Triple, *, labels: bool, lead: Triple = (0, 0, 0)
+) -> Iterator[Box]:
+    """Write a level from the one before it, yielding each block when it is written.
+
+    Args:
+        before: the finer level.
+        level: where to write.
+        step: voxels of ``before`` in one of ``level``.
+        block: voxels that are written at once.
+        labels: whether values are names.
+        lead: by how many voxels of ``before`` the level begins earlier; its first voxels are made of what is there.
+    """
+    for part in level.box.blocks(block):
+        begin = [a * f - p for a, f, p in zip(part.start, step, lead, strict=True)]
+        stop = [min(b * f - p, n) for b, f, p, n in zip(part.stop, step, lead, before.shape, strict=True)]
+        found = before.read(Box(triple([max(a, 0) for a in begin]), triple(stop)))
+        filled = np.pad(found, [(max(-a, 0), 0) for a in begin], mode="edge")
+        level.write(part, downsample(filled, step, labels=labels))
+        yield part

@@ -31,7 +31,9 @@ class Volume:
         voxel_size: nm along z, y, x.
         offset: nm, world position of the CENTRE of this volume's first voxel, as OME-Zarr's translation.
         attributes: our own metadata (``synbb``), empty where there is none.
-        coarser: further levels of the pyramid, finest first; they share this volume's corner.
+        coarser: further levels of the pyramid, finest first.
+        stored_axes: names of the axes as they are stored.
+        unit: of lengths as they are stored; here they are nm.
     """
 
     path: str
@@ -41,6 +43,8 @@ class Volume:
     offset: Nanometres = (0.0, 0.0, 0.0)
     attributes: dict[str, Any] = field(default_factory=dict)
     coarser: tuple[Volume, ...] = ()
+    stored_axes: tuple[str, ...] = ("z", "y", "x")
+    unit: str = "nm"
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "dask"}
@@ -120,7 +124,7 @@ class Volume:
             SynbbError: the box is not inside the volume, or a chunk is truncated or unreadable.
         """
         if not self.box.contains(box):
-            raise SynbbError(f"{self.path}: region {box} is not inside the volume, which is {self.box}")
+            raise SynbbError(f"{self.path}: region {box.named} is not inside the volume, which is {self.box.named}")
         if box.empty:
             return np.empty(box.shape, self.dtype)
         found = self.storage.read(box.translate(self.region.start))
@@ -142,7 +146,9 @@ class Volume:
             SynbbError: the box is empty or not inside the volume.
         """
         if box.empty or not self.box.contains(box):
-            raise SynbbError(f"{self.path}: region {box} is empty or not inside the volume, which is {self.box}")
+            raise SynbbError(
+                f"{self.path}: region {box.named} is empty or not inside the volume, which is {self.box.named}"
+            )
         if box == self.box:
             return self
         kept = [level for level in (_crop_level(self, coarse, box) for coarse in self.coarser) if level is not None]
@@ -199,7 +205,18 @@ def level_factor(fine: Volume, coarse: Volume, slack: float = 0.02) -> tuple[flo
     return factors[0], factors[1], factors[2]
 
 
+def share_corner(fine: Volume, coarse: Volume, tolerance: float = 0.01) -> bool:
+    """Whether two levels begin at one corner, within ``tolerance`` voxels of ``fine``.
+
+    Those of precomputed need not: their voxels lie on a grid from the world's origin.
+    """
+    corners = zip(fine.extent[0], coarse.extent[0], fine.voxel_size, strict=True)
+    return all(abs(a - b) <= tolerance * v for a, b, v in corners)
+
+
 def _crop_level(fine: Volume, coarse: Volume, box: Box) -> Volume | None:
+    if not share_corner(fine, coarse):
+        return None
     start, stop = [], []
     for axis, factor in enumerate(level_factor(fine, coarse)):
         if not factor.is_integer():

@@ -1,4 +1,4 @@
-"""Creating volumes: OME-Zarr 0.5 on zarr v3."""
+"""Creating volumes: OME-Zarr 0.5 on zarr v3, or 0.4 on zarr v2."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import zarr
 
 from synbb.errors import SynbbError, disk_errors
 from synbb.volumes.box import Box, Triple, triple
-from synbb.volumes.ome import OmeLevel, image_metadata
-from synbb.volumes.opening import ZARR_MARKS, open_volume
+from synbb.volumes.ome import VERSION, ZARR_FORMATS, OmeLevel, image_metadata
+from synbb.volumes.opening import open_volume
+from synbb.volumes.precomputed import is_precomputed_folder
 from synbb.volumes.storage import Voxels, check_voxel_size, default_grid, plain_dtype
+from synbb.volumes.zarr_opening import ZARR_MARKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,7 +87,7 @@ class WritableVolume:
             RunEnded: the disk is full.
         """
         if not self.box.contains(box):
-            raise SynbbError(f"{self.path}: region {box} is not inside the volume, which is {self.box}")
+            raise SynbbError(f"{self.path}: region {box.named} is not inside the volume, which is {self.box.named}")
         if tuple(array.shape) != box.shape:
             raise SynbbError(
                 f"{self.path}: an array of shape {tuple(array.shape)} does not fill region {box}, {box.shape}"
@@ -125,8 +127,9 @@ def create_volume(
     overwrite: bool = False,
     name: str | None = None,
     empty_chunks: bool = True,
+    ome_version: str = VERSION,
 ) -> WritableVolume:
-    """Create an OME-Zarr 0.5 image whose array ``0`` is filled with zeros.
+    """Create an OME-Zarr image whose array ``0`` is filled with zeros.
 
     Args:
         path: folder to create, ``something.zarr``.
@@ -141,6 +144,7 @@ def create_volume(
         overwrite: replace a zarr that is already there.
         name: the image's name; by default that of the folder.
         empty_chunks: store chunks that are 0 everywhere, so that a lost one can be told from an empty one.
+        ome_version: 0.5, or 0.4 for programs that read no zarr v3 (it has no shards).
 
     Raises:
         SynbbError: something is at ``path`` already, or an argument makes no sense.
@@ -153,13 +157,18 @@ def create_volume(
     if min(voxels) < 1:
         raise SynbbError(f"{path}: shape {voxels} holds no voxel")
     values = plain_dtype(dtype, str(path))
+    if ome_version not in ZARR_FORMATS:
+        raise SynbbError(f"{path}: OME-Zarr {ome_version} is not written, only {' and '.join(ZARR_FORMATS)}")
+    if shards is not None and ZARR_FORMATS[ome_version] == 2:
+        raise SynbbError(f"{path}: OME-Zarr {ome_version} (zarr v2) has no shards; leave them out, or write 0.5")
     grid = _grid(str(path), voxels, chunks, shards)
     clear_target(where, overwrite=overwrite)
     level = OmeLevel("0", size, (z, y, x))
     with disk_errors(str(path)):
         where.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"ome": image_metadata(name or where.stem, [level]), "synbb": dict(attributes or {})}
-        group = zarr.open_group(str(where), mode="w", zarr_format=3, attributes=metadata)
+        metadata = {**image_metadata(name or where.stem, [level], ome_version), "synbb": dict(attributes or {})}
+        version = ZARR_FORMATS[ome_version]
+        group = zarr.open_group(str(where), mode="w", zarr_format=version, attributes=metadata)
         array = create_level(group, "0", voxels, values, *grid, empty_chunks=empty_chunks)
     return WritableVolume(str(path), array)
 
@@ -174,15 +183,17 @@ def create_level(
     *,
     empty_chunks: bool = True,
 ) -> zarr.Array:
-    """One array of the pyramid, zstd-compressed."""
+    """One array of the pyramid, zstd-compressed; zarr v2 has neither shards nor names of axes."""
+    v3 = group.metadata.zarr_format == 3
     return group.create_array(
         path,
         shape=shape,
         dtype=dtype,
         chunks=chunks,
-        shards=shards,
+        shards=shards if v3 else None,
         fill_value=0,
-        dimension_names=("z", "y", "x"),
+        dimension_names=("z", "y", "x") if v3 else None,
+        chunk_key_encoding=None if v3 else {"name": "v2", "separator": "/"},  # OME-Zarr 0.4 asks for folders
         config={"write_empty_chunks": empty_chunks},
     )
 
@@ -190,7 +201,9 @@ def create_level(
 def set_levels(path: str, name: str, levels: Sequence[OmeLevel]) -> None:
     """State the levels of the pyramid in the group's metadata."""
     with disk_errors(path):
-        _open_group(path).attrs["ome"] = image_metadata(name, levels)
+        group = _open_group(path)
+        version = next(v for v, number in ZARR_FORMATS.items() if number == group.metadata.zarr_format)
+        group.attrs.update(image_metadata(name, levels, version))
 
 
 def _open_group(path: str) -> zarr.Group:
@@ -222,7 +235,7 @@ def clear_target(where: Path, *, overwrite: bool) -> None:
     """Make sure that nothing is at ``where``.
 
     Raises:
-        SynbbError: something is there, and ``overwrite`` is false or it is not a zarr.
+        SynbbError: something is there, and ``overwrite`` is false or it is neither a zarr nor precomputed.
     """
     if not where.exists() and not where.is_symlink():
         return
@@ -230,9 +243,16 @@ def clear_target(where: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise SynbbError(f"{where}: exists already; remove it, choose another name, or ask to overwrite it")
-    if not is_zarr(where):
-        raise SynbbError(f"{where}: exists and is not a zarr, so it is not overwritten; remove it yourself")
+    if not is_volume(where):
+        raise SynbbError(
+            f"{where}: exists and is not a zarr or precomputed volume, so it is not overwritten; remove it yourself"
+        )
     shutil.rmtree(where)
+
+
+def is_volume(where: Path) -> bool:
+    """Whether the folder holds a zarr or a precomputed volume."""
+    return is_zarr(where) or is_precomputed_folder(where)
 
 
 def is_zarr(where: Path) -> bool:

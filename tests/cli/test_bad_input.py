@@ -260,6 +260,10 @@ def test_predicting_and_predicting_again(cli: Cli, finished: Path, raw: Path, tm
     second = cli(*arguments)
     assert second.status == 0
     assert "nothing to do" in second.out
+    spans = ",".join(f"{a:g}:{b:g}" for a, b in zip(*volume.extent, strict=True))
+    third = cli(*arguments[:-1], f"{spans}nm")  # the same voxels
+    assert third.status == 0, third.error
+    assert "nothing to do" in third.out
     changed = {path for path in tmp_path.rglob("*") if path.is_file() and files.get(path) != path.stat().st_mtime_ns}
     assert not {path for path in changed if "lock" not in path.name}
 

@@ -19,6 +19,7 @@ from synbb.cli import evaluate as evaluate_file
 from synbb.errors import SynbbError
 from synbb.evaluation.evaluate import evaluate_volumes
 from synbb.volumes import Box
+from synbb.volumes.box import parse_region
 
 CITATION = "A <b>careful</b> & long citation"
 
@@ -144,15 +145,15 @@ def test_a_truth_without_foreground_gives_an_explanation(volumes, tmp_path, stor
     assert "NaN" not in (tmp_path / "r" / "scores.json").read_text()
 
 
-def test_all_scores_are_of_the_voxels_that_all_volumes_cover(volumes, objects, tmp_path, store):
+@pytest.mark.parametrize("region", ["0:6,0:48,0:50", "-20:220,-5:475,-5:495nm"])
+def test_all_scores_are_of_the_voxels_that_all_volumes_cover(region, volumes, objects, tmp_path, store):
     part = store("part.zarr", scene()[2][2:, :, 10:], offset=(80.0, 0.0, 100.0))
-    region = Box((0, 0, 0), (6, 48, 50))
     scores = evaluate_volumes(
         truth=volumes["truth"],
         probabilities=part,
         against=volumes["probabilities"],
         objects=objects,
-        region=region,
+        region=parse_region(region),
         output=tmp_path / "r",
     )
     assert scores["region"]["voxels"] == "2:6,0:48,10:50"

@@ -169,7 +169,7 @@ def test_impossible_plans_are_refused(changed: dict[str, object], message: str) 
 def test_regions() -> None:
     volume = Box.of_shape((4, 5, 6))
     assert check_region(None, volume, "raw") == volume
-    with pytest.raises(SynbbError, match=r"region 0:4,0:5,0:7.*raw.*x 0:6"):
+    with pytest.raises(SynbbError, match=r"region z 0:4, y 0:5, x 0:7.*raw.*x 0:6"):
         check_region(Box.of_shape((4, 5, 7)), volume, "raw")
     with pytest.raises(SynbbError, match="empty"):
         check_region(Box((1, 1, 1), (1, 2, 2)), volume, "raw")

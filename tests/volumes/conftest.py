@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from foreign_formats import write_n5, write_precomputed
 from PIL import Image
 
 from synbb.volumes import Volume, create_volume, open_volume
@@ -44,6 +45,13 @@ def write_as(kind: str, folder: Path, array: np.ndarray) -> Volume:
             dataset = file.create_dataset("volumes/raw", data=array, **options)
             dataset.attrs["resolution"] = VOXEL_SIZE
         return open_volume(folder / "v.h5")
+    if kind == "n5":
+        metadata = {"axes": ["x", "y", "z"], "units": ["nm"] * 3, "resolution": VOXEL_SIZE[::-1]}
+        write_n5(folder / "v.n5" / "em", array, (5, 16, 15), metadata)
+        return open_volume(folder / "v.n5" / "em")
+    if kind == "precomputed":
+        write_precomputed(folder / "v", [array], [VOXEL_SIZE], [(0, 0, 0)], chunk=(5, 16, 15))
+        return open_volume(folder / "v")
     if kind == "multipage":
         tifffile.imwrite(folder / "v.tif", array, photometric="minisblack", compression="zlib")
         return open_volume(folder / "v.tif", voxel_size=VOXEL_SIZE)

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from synbb.errors import SynbbError
 from synbb.volumes import Box
+from synbb.volumes.box import NmBox, parse_region, region_box
 
 corners = st.tuples(*[st.integers(-20, 20)] * 3)
 shapes = st.tuples(*[st.integers(0, 15)] * 3)
@@ -54,3 +55,54 @@ def test_blocks_tile_the_box_on_the_grid(box, shape, anchor):
 def test_translate_and_relative_are_inverse(box, by):
     assert box.translate(by).relative_to(by) == box
     assert box.grow((1, 2, 3)).shape == tuple(n + 2 * m for n, m in zip(box.shape, (1, 2, 3), strict=True))
+
+
+def test_a_region_is_voxels_or_nm():
+    assert parse_region("0:2,3:4,5:6") == Box((0, 3, 5), (2, 4, 6))
+    assert parse_region(" -50:100.5, 0 : 1e3,4:8 nm") == NmBox((-50, 0, 4), (100.5, 1000, 8))
+    assert region_box(None, (1, 1, 1), (0, 0, 0)) is None
+    assert region_box(Box((0, 3, 5), (2, 4, 6)), (50, 4, 4), (0, 0, 0)) == Box((0, 3, 5), (2, 4, 6))
+    assert str(parse_region("0:50,0:4,2:8nm")) == "z 0:50, y 0:4, x 2:8 (nm)"
+
+
+@pytest.mark.parametrize("text", ["nm", "0:1,0:1nm", "a:b,0:1,0:1nm", "0:1:2,0:1,0:1 nm", "5:1,0:1,0:1nm"])
+def test_a_region_in_nm_has_a_form(text):
+    with pytest.raises(SynbbError, match=r"z0:z1,y0:y1,x0:x1nm|at most its stop"):
+        parse_region(text)
+
+
+@given(
+    st.tuples(*[st.floats(-500, 500)] * 3),
+    st.tuples(*[st.floats(5, 500)] * 3),
+    st.tuples(*[st.sampled_from([4.0, 4.6, 50.0])] * 3),
+    st.tuples(*[st.floats(-100, 100)] * 3),
+)
+def test_nm_hold_the_voxels_whose_centres_lie_inside(start, length, size, offset):
+    region = NmBox(start, tuple(a + n for a, n in zip(start, length, strict=True)))
+    try:
+        box = region.voxels(size, offset)
+    except SynbbError:
+        box = None
+    for axis in range(3):
+        centres = offset[axis] + np.arange(-400, 400) * size[axis]
+        # Within a millionth of a voxel of an edge, either is right.
+        inside = np.flatnonzero(
+            (centres >= region.start[axis] + 1e-5 * size[axis]) & (centres < region.stop[axis] - 1e-5 * size[axis])
+        )
+        if box is not None and len(inside):
+            assert box.start[axis] <= inside[0] - 400
+            assert inside[-1] - 400 < box.stop[axis]
+            assert box.stop[axis] - box.start[axis] - len(inside) <= 2
+
+
+def test_nm_regions_that_touch_share_no_voxel():
+    first = NmBox((0, 0, 0), (100, 40, 40)).voxels((50, 4.6, 4.6), (0, 0, 0))
+    second = NmBox((100, 0, 0), (200, 40, 40)).voxels((50, 4.6, 4.6), (0, 0, 0))
+    assert (first.start[0], first.stop[0], second.start[0]) == (0, 2, 2)
+    assert NmBox((90, 8, 8), (110, 12, 12)).voxels((50, 4, 4), (100, 8, 8)) == Box((0, 0, 0), (1, 1, 1))
+    with pytest.raises(SynbbError, match=r"z 1:2, y 0:4, x 0:4 \(nm\) holds the centre of no voxel of 50 x 4 x 4 nm"):
+        NmBox((1, 0, 0), (2, 4, 4)).voxels((50, 4, 4), (0, 0, 0))
+
+
+def test_boxes_are_shown_with_axes_and_unit():
+    assert Box((0, 512, 0), (20, 768, 704)).named == "z 0:20, y 512:768, x 0:704 (voxels)"

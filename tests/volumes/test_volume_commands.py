@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import typer
+import zarr
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -79,3 +80,43 @@ def test_whole_labels_are_not_called_grey(tmp_path):
     out = create_volume(tmp_path / "v.zarr", shape=(2, 32, 32), dtype="uint64", voxel_size=(50, 4, 4))
     out.write(out.box, np.arange(2048, dtype=np.uint64).reshape(out.shape) // 100)
     assert "distinct values 21" in run("info", tmp_path / "v.zarr")
+
+
+@pytest.mark.parametrize(
+    ("options", "target", "expected"),
+    [
+        ([], "o.zarr", ["OME-Zarr 0.5 (zarr v3)"]),
+        (["--ome-version", "0.4"], "o.zarr", ["OME-Zarr 0.4 (zarr v2)"]),
+        ([], "precomputed://{}/o", ["neuroglancer precomputed (raw)", "z, y, x (stored as x, y, z, c)"]),
+    ],
+)
+def test_info_says_format_axes_units_and_levels(options, target, expected, tmp_path):
+    pytest.importorskip("tensorstore", reason="the extra 'remote' (tensorstore) is not installed")
+    out = create_volume(
+        tmp_path / "in.zarr", shape=(4, 90, 100), dtype="uint8", voxel_size=(50, 4, 4), offset=(25, 2, 2)
+    )
+    out.write(out.box, np.ones(out.shape, np.uint8))
+    place = target.format(tmp_path) if "://" in target else tmp_path / target
+    run("convert", tmp_path / "in.zarr", place, "--pyramid", *options)
+    text = run("info", place)
+    for part in (
+        *expected,
+        "axes z, y, x",
+        "units nm",
+        "offset z 25, y 2, x 2 nm",
+        "levels 2",
+        "level 1 4 x 45 x 50 voxels of 50 x 8 x 8 nm (z, y, x), first centre at z 25, y 4, x 4 nm",
+    ):
+        assert part in text
+
+
+def test_info_of_stored_axes_and_units(tmp_path):
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=2)
+    group.create_array("0", shape=(5, 1, 4, 3), chunks=(5, 1, 4, 3), dtype="uint8")
+    axes = [{"name": a, "type": "channel" if a == "c" else "space", "unit": "micrometer"} for a in "xcyz"]
+    steps = [{"type": "scale", "scale": [0.006, 1, 0.004, 0.05]}]
+    datasets = [{"path": "0", "coordinateTransformations": steps}]
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": datasets}]
+    text = run("info", tmp_path / "a.zarr")
+    for part in ("z, y, x (stored as x, c, y, z)", "nm (stored in micrometer)", "3 x 4 x 5 voxels", "50 x 4 x 6 nm"):
+        assert part in text

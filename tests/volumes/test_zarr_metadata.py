@@ -2,7 +2,7 @@
 
 import json
 
-import jsonschema
+import ngff_schema
 import numpy as np
 import pytest
 import zarr
@@ -10,86 +10,6 @@ import zarr
 from synbb.errors import SynbbError
 from synbb.volumes import Box, create_volume, open_volume
 from synbb.volumes.pyramid import build_pyramid
-
-# The rules of https://ngff.openmicroscopy.org/0.5/schemas/image.schema for images, restated.
-TRANSFORMATIONS = {
-    "type": "array",
-    "minItems": 1,
-    "contains": {
-        "type": "object",
-        "properties": {
-            "type": {"const": "scale"},
-            "scale": {"type": "array", "minItems": 2, "items": {"type": "number"}},
-        },
-        "required": ["type", "scale"],
-    },
-    "maxContains": 1,
-    "items": {
-        "oneOf": [
-            {
-                "properties": {"type": {"const": "scale"}, "scale": {"type": "array", "items": {"type": "number"}}},
-                "required": ["type", "scale"],
-            },
-            {
-                "properties": {
-                    "type": {"const": "translation"},
-                    "translation": {"type": "array", "minItems": 2, "items": {"type": "number"}},
-                },
-                "required": ["type", "translation"],
-            },
-        ]
-    },
-}
-IMAGE_SCHEMA = {
-    "$schema": "https://json-schema.org/draft/2020-12/schema",
-    "type": "object",
-    "properties": {
-        "ome": {
-            "type": "object",
-            "properties": {
-                "version": {"enum": ["0.5"]},
-                "multiscales": {
-                    "type": "array",
-                    "minItems": 1,
-                    "uniqueItems": True,
-                    "items": {
-                        "type": "object",
-                        "properties": {
-                            "name": {"type": "string"},
-                            "axes": {
-                                "type": "array",
-                                "minItems": 2,
-                                "maxItems": 5,
-                                "uniqueItems": True,
-                                "contains": {
-                                    "properties": {"name": {"type": "string"}, "type": {"const": "space"}},
-                                    "required": ["name", "type"],
-                                },
-                                "minContains": 2,
-                                "maxContains": 3,
-                            },
-                            "datasets": {
-                                "type": "array",
-                                "minItems": 1,
-                                "items": {
-                                    "type": "object",
-                                    "properties": {
-                                        "path": {"type": "string"},
-                                        "coordinateTransformations": TRANSFORMATIONS,
-                                    },
-                                    "required": ["path", "coordinateTransformations"],
-                                },
-                            },
-                        },
-                        "required": ["datasets", "axes"],
-                    },
-                },
-            },
-            "required": ["version", "multiscales"],
-        }
-    },
-    "required": ["ome"],
-}
 
 
 def test_written_metadata_follow_the_specification(tmp_path):
@@ -101,7 +21,7 @@ def test_written_metadata_follow_the_specification(tmp_path):
     build_pyramid(str(path))
     stored = json.loads((path / "zarr.json").read_text())
     assert (stored["zarr_format"], stored["node_type"]) == (3, "group")
-    jsonschema.validate(stored["attributes"], IMAGE_SCHEMA)
+    ngff_schema.validate(stored["attributes"], "0.5")
     assert stored["attributes"]["synbb"] == {"kind": "raw"}
     image = stored["attributes"]["ome"]["multiscales"][0]
     assert [(a["name"], a["type"], a["unit"]) for a in image["axes"]] == [(n, "space", "nanometer") for n in "zyx"]

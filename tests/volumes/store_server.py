@@ -1,0 +1,96 @@
+"""A web server over a folder, in a thread: ranges as object stores answer them, and faults on demand."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote
+
+
+class StoreServer:
+    """Serves ``folder`` at :attr:`address`.
+
+    Attributes:
+        faults: (regular expression, what to do) for requests: a status, ``"silence"``, or ``"cut"`` in the middle.
+        flaky: how many requests a path answers with 503 before the first good one.
+        asked: requests by path.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.faults: list[tuple[str, int | str]] = []
+        self.flaky = 0
+        self.asked: Counter[str] = Counter()
+        self.closing = threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args):
+                pass
+
+            def do_GET(self):
+                path = unquote(self.path).lstrip("/")
+                outer.asked[path] += 1
+                fault = next((do for pattern, do in outer.faults if re.search(pattern, path)), None)
+                if fault == "silence":
+                    outer.closing.wait(30)
+                    self.close_connection = True
+                    return
+                if outer.asked[path] <= outer.flaky:
+                    fault = 503
+                if isinstance(fault, int):
+                    self.answer(fault, b"")
+                    return
+                file = folder / path
+                if not file.is_file():
+                    self.answer(404, b"")
+                    return
+                content = file.read_bytes()
+                if fault == "cut":
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content[: len(content) // 2])
+                    self.close_connection = True
+                    return
+                wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+                if wanted is None:
+                    self.answer(200, content)
+                    return
+                first, last = wanted.groups()
+                start = int(first) if first else max(0, len(content) - int(last))
+                stop = int(last) + 1 if first and last else len(content)
+                part = content[start : min(stop, len(content))]
+                if not part:
+                    self.answer(416, b"")
+                    return
+                described = {"Content-Range": f"bytes {start}-{start + len(part) - 1}/{len(content)}"}
+                self.answer(206, part, described)
+
+            do_HEAD = do_GET
+
+            def answer(self, status, content, headers=None):
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.send_header("Last-Modified", time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(0)))
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(content)
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
+
+    def close(self) -> None:
+        self.closing.set()
+        self.server.shutdown()
+        self.server.server_close()
