@@ -167,7 +167,7 @@ def test_things_that_are_no_volume(tmp_path):
     for name, message in [("empty", "without TIFF or PNG"), ("a.txt", "no format"), ("one.png", "one section")]:
         with pytest.raises(SynbbError, match=message):
             open_volume(tmp_path / name, voxel_size=SIZE)
-    with pytest.raises(SynbbError, match="neither HDF5 nor zarr"):
+    with pytest.raises(SynbbError, match="neither HDF5, zarr nor N5"):
         open_volume(tmp_path / "a.txt", dataset="x")
 
 
