@@ -102,7 +102,7 @@ class _Reader:
         labels = self.volume.read(block)
         foreground, _ = foreground_and_valid(labels)
         if self.components is not None:
-            return self.components.labels(block, foreground).astype(np.uint64)
+            return self.components.labels(block, foreground, np.uint64)
         return np.where(foreground, labels, 0).astype(np.uint64)
 
 

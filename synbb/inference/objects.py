@@ -17,7 +17,7 @@ import numpy as np
 from synbb.errors import SynbbError, disk_errors
 from synbb.evaluation.components import Components, find_components, neighbour_offsets
 from synbb.evaluation.thresholds import check_dtype, check_range, check_threshold, foreground, stored_threshold
-from synbb.evaluation.window import grow_block
+from synbb.evaluation.window import BlockGrid, grow_block
 from synbb.volumes.box import Box, triple
 from synbb.volumes.storage import default_grid
 from synbb.volumes.writing import WritableVolume, create_volume, is_zarr
@@ -116,7 +116,7 @@ def segment(
             name=target.stem,
         )
         shape = _block_shape(writable, block)
-        steps = len(list(probabilities.box.blocks(shape)))
+        steps = len(BlockGrid(probabilities.box, shape, probabilities.box.start))
         found = _find(probabilities, chosen, connectivity, shape, _part(progress, 0, 2 * steps))
         size = float(np.prod(probabilities.voxel_size))
         kept = found.keep(found.table.voxels * size >= smallest)
@@ -234,7 +234,7 @@ def _write_labels(
     blocks = kept.blocks
     for done, box in enumerate(blocks, 1):
         mask = foreground(probabilities.read(box), threshold)
-        writable.write(box, kept.labels(box, mask).astype(np.uint32))
+        writable.write(box, kept.labels(box, mask, np.uint32))
         progress(done, len(blocks))
 
 
