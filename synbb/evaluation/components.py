@@ -94,6 +94,11 @@ class ComponentTable:
         """The table of some rows."""
         return ComponentTable(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
+    @classmethod
+    def concatenate(cls, tables: Sequence[ComponentTable]) -> ComponentTable:
+        """The rows of several tables, one after the other."""
+        return cls(*(np.concatenate([getattr(table, name) for table in tables]) for name in cls.__dataclass_fields__))
+
     def merged(self, groups: Integers, count: int) -> ComponentTable:
         """Rows of one group (0 to ``count`` - 1, none empty) made one."""
         first = np.full(count, np.iinfo(np.int64).max)
@@ -308,11 +313,9 @@ def _join(tables: list[ComponentTable], pairs: Integers, total: int) -> tuple[Co
     if not total:
         none, triples = np.empty(0, np.int64), np.empty((0, 3), np.int64)
         return ComponentTable(none, none, triples, triples, triples, np.empty(0), np.empty(0)), none
-    names = ComponentTable.__dataclass_fields__
-    provisional = ComponentTable(*(np.concatenate([getattr(table, name) for table in tables]) for name in names))
     graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(total, total))
     count, group = connected_components(graph, directed=False)
-    merged = provisional.merged(group.astype(np.int64), int(count))
+    merged = ComponentTable.concatenate(tables).merged(group.astype(np.int64), int(count))
     order = np.argsort(merged.first)
     rank = np.empty(int(count), np.int64)
     rank[order] = np.arange(1, int(count) + 1)

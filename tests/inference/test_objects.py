@@ -101,6 +101,7 @@ def test_table_volume_and_metadata(tmp_path, dtype):
     assert labels.dtype == np.uint32
     assert (labels.voxel_size, labels.offset) == (VOXEL, (100.0, 20.0, 30.0))
     expected = {"kind": "objects", "threshold": 0.5, "min_size_nm3": 2001.0, "connectivity": 26, "objects": 1}
+    expected |= {"low": 0.5, "bridge": 0, "split_nm": 0.0, "max_size_nm3": None}
     expected |= {"run_id": "r1", "licence": "CC0", "citation": "me", "source": volume.path}
     assert labels.attributes == expected
     assert segment(volume, tmp_path / "all.zarr", min_size_nm3=2000).objects == 2  # at least, not more than
