@@ -20,7 +20,7 @@ from synbb.evaluation.thresholds import check_dtype, check_range
 from synbb.evaluation.window import BlockGrid, grow_block
 from synbb.inference.rules import NO_DATA, ObjectRules
 from synbb.inference.splitting import SplitComponents, Splitter, split_components
-from synbb.volumes.box import Box, triple
+from synbb.volumes.box import Box, Triple, triple
 from synbb.volumes.storage import default_grid
 from synbb.volumes.writing import WritableVolume, create_volume, is_zarr
 
@@ -144,6 +144,7 @@ def segment(
     target = Path(output_path)
     table = _table_path(target) if table_path is None else Path(table_path)
     _check_targets(probabilities, target, table, overwrite=overwrite)
+    chunks, shards = _grid(probabilities.shape, block)
     partial = target.with_name(f".{target.name}.partial")
     partial_table = table.with_name(f".{table.name}.partial")
     try:
@@ -153,7 +154,8 @@ def segment(
             dtype=np.uint32,
             voxel_size=probabilities.voxel_size,
             offset=probabilities.offset,
-            chunks=_chunks(probabilities.shape, block),
+            chunks=chunks,
+            shards=shards,
             overwrite=True,
             name=target.stem,
         )
@@ -220,15 +222,17 @@ def _check_targets(probabilities: Volume, target: Path, table: Path, *, overwrit
         raise SynbbError(f"{table} is a folder, where the table of objects would be written; choose another output")
 
 
-def _chunks(shape: Sequence[int], block: Sequence[int] | None) -> tuple[int, int, int] | None:
-    """Chunks no larger than a block that was asked for; None, the usual grid, where that already holds."""
-    if block is None:
-        return None
-    if len(block) != 3 or min(block) < 1:
-        raise SynbbError(f"block {tuple(block)} is not three positive numbers of voxels, z, y, x")
-    usual = default_grid(shape)[0]
-    chunks = triple([min(int(b), c) for b, c in zip(block, usual, strict=True)])
-    return None if chunks == usual else chunks
+def _grid(shape: Triple, block: Sequence[int] | None) -> tuple[Triple, Triple | None]:
+    """Chunks and shards of the output: chunks no larger than a block that was asked for, shards no larger than ours."""
+    chunks, shards = default_grid(shape)
+    if block is not None:
+        if len(block) != 3 or min(block) < 1:
+            raise SynbbError(f"block {tuple(block)} is not three positive numbers of voxels, z, y, x")
+        smaller = triple([min(int(b), c) for b, c in zip(block, chunks, strict=True)])
+        if smaller != chunks:
+            return smaller, None
+    # A file is written at once and in memory as uint32: the usual shard would be four of our blocks.
+    return chunks, None if shards is None else grow_block(chunks, shape, split=False)
 
 
 def _block_shape(writable: WritableVolume, block: Sequence[int] | None) -> tuple[int, int, int]:
