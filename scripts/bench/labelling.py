@@ -1,6 +1,6 @@
 """How fast blockwise labelling is beside cc3d on the same array in memory.
 
-    python scripts/bench/labelling.py [--voxels 268435456] [--rounds 5]
+    python scripts/bench/labelling.py [--voxels 134217728] [--rounds 5]
 
 Both take uint8 probabilities to labels: cc3d thresholds and labels the whole array at once; synbb finds the objects
 block by block (with their table), then labels every block again with their ids, as ``synbb segment`` does, without
@@ -31,7 +31,7 @@ THRESHOLD = 0.5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--voxels", type=int, default=2**28)
+    parser.add_argument("--voxels", type=int, default=2**27)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     shape = cube(options.voxels)
