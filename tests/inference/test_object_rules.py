@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from scipy.special import expit
 
 from synbb.errors import SynbbError
 from synbb.evaluation.components import bridges_over
@@ -47,7 +48,7 @@ def read(path):
 def smooth(seed, shape, dtype, reach=1.0):
     """Probabilities with hills a few voxels wide."""
     values = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), reach)
-    p = 1 / (1 + np.exp(-3 * values / max(values.std(), 1e-9)))
+    p = expit(3 * values / max(values.std(), 1e-9))
     return np.rint(255 * p).astype(np.uint8) if dtype == np.uint8 else p.astype(dtype)
 
 
