@@ -21,11 +21,31 @@ def command(
             "--min-size", metavar="NM3", help="Leave out objects of less than NM3 cubic nm; by default the stored size."
         ),
     ] = None,
+    max_size: Annotated[
+        float | None, typer.Option("--max-size", metavar="NM3", help="Leave out objects of more than NM3 cubic nm.")
+    ] = None,
+    low: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="Objects reach down to p >= P, if they hold a voxel of p >= the threshold."),
+    ] = None,
+    bridge: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Objects that overlap across at most N sections without data are one."),
+    ] = None,
+    blank: Annotated[
+        str | None,
+        typer.Option(metavar="z,z,...", help="Sections without data; by default those stored with the probabilities."),
+    ] = None,
+    split: Annotated[
+        float | None,
+        typer.Option(metavar="NM", help="Split touching synapses whose maxima of p are at least NM apart."),
+    ] = None,
     connectivity: Annotated[int, typer.Option(help="6 (faces), 18 (and edges) or 26 (and corners).")] = 26,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
 ) -> None:
     """Threshold probabilities, label connected components, and list the synapses in nm."""
     from synbb.cli.console import console, progress
+    from synbb.cli.values import integers
     from synbb.inference.objects import segment
     from synbb.volumes.opening import open_volume
 
@@ -34,15 +54,29 @@ def command(
             open_volume(probabilities),
             output,
             threshold=threshold,
+            low=low,
             min_size_nm3=min_size,
+            max_size_nm3=max_size,
+            bridge=bridge,
+            blank=None if blank is None else integers(blank, "--blank"),
+            split_nm=split,
             connectivity=connectivity,
             overwrite=overwrite,
             progress=report,
         )
+    rules = summary.rules
+    down = f" (down to {rules.low:.4g})" if rules.low < rules.threshold else ""
     console.print(
-        f"{summary.objects:,} objects of {summary.voxels:,} voxels at p >= {summary.threshold:.4g} "
-        f"({summary.threshold_source}), {summary.connectivity}-connected; "
-        f"{summary.too_small:,} left out as smaller than {summary.min_size_nm3:g} nm3"
+        f"{summary.objects:,} objects of {summary.voxels:,} voxels at p >= {rules.threshold:.4g}{down} "
+        f"({summary.threshold_source}), {rules.connectivity}-connected; "
+        f"{summary.too_small:,} left out as smaller than {rules.min_size_nm3:g} nm3"
     )
+    if rules.max_size_nm3 is not None:
+        console.print(f"{summary.too_large:,} left out as larger than {rules.max_size_nm3:g} nm3")
+    if rules.bridge:
+        console.print(f"gaps of at most {rules.bridge} of the {len(rules.blank)} sections without data are bridged")
+    if rules.split_nm:
+        whole = f"; {summary.left_whole:,} are too large to be split and were left whole" if summary.left_whole else ""
+        console.print(f"{summary.split:,} split at seeds at least {rules.split_nm:g} nm apart{whole}")
     console.print(f"labels {summary.output}", markup=False)
     console.print(f"table  {summary.table}", markup=False)

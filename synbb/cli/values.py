@@ -18,3 +18,15 @@ def three_integers(text: str, option: str) -> Triple:
     if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
         raise SynbbError(f"{option} {text!r} must be three positive integers z,y,x, for example 32,256,256")
     return triple([int(part) for part in parts])
+
+
+def integers(text: str, option: str) -> list[int]:
+    """``3,17,18`` as integers.
+
+    Raises:
+        SynbbError: anything else, with the option's name.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise SynbbError(f"{option} {text!r} must be whole numbers with commas between, for example 3,17,18") from None

@@ -1,22 +1,21 @@
 """Connected components of a volume that is only ever read block by block.
 
-Each block is labelled alone (cc3d). What joins components of different blocks are pairs of adjacent foreground voxels
-on the two sides of a block border: of each finished block the foreground voxels of its outer shell are kept, sparsely,
-until the blocks after it have been compared with them. Pairs → connected components of the graph of provisional
-labels → final ids, numbered by the first voxel of each object in raster order. ``docs/stitching.md`` draws it.
+Each block is labelled alone. What joins components of different blocks are pairs of adjacent foreground voxels on the
+two sides of a block border: of each finished block the foreground voxels of its far faces are kept, sparsely, until
+the blocks after it have been compared with them. Pairs → connected components of the graph of provisional labels →
+final ids, numbered by the first voxel of each object in raster order. ``docs/stitching.md`` draws it.
 
-The blocks are labelled a second time when the ids are written: cc3d is deterministic, and labelling is cheaper than
-storing provisional labels.
+The blocks are labelled a second time when the ids are written: labelling is deterministic, and cheaper than storing
+provisional labels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
@@ -24,10 +23,11 @@ from scipy.sparse.csgraph import connected_components
 
 from synbb.errors import SynbbError
 from synbb.evaluation.labels import Mask
+from synbb.evaluation.runs import Integers, Runs, label_runs
+from synbb.evaluation.window import BlockGrid
 from synbb.volumes.box import Box, Triple, triple
 
 Progress = Callable[[int, int], None]
-Integers = NDArray[np.int64]
 Read = Callable[[Box], tuple[Mask, NDArray[Any] | None]]
 
 CONNECTIVITIES = (6, 18, 26)
@@ -46,6 +46,18 @@ def neighbour_offsets(connectivity: int) -> list[Triple]:
         raise SynbbError(f"connectivity {connectivity} is not 6 (faces), 18 (and edges) or 26 (and corners)")
     reach = {6: 1, 18: 2, 26: 3}[connectivity]
     return [step for step in _STEPS if 0 < sum(map(abs, step)) <= reach]
+
+
+def bridges_over(blank: Sequence[int], depth: int, most: int) -> list[tuple[int, int]]:
+    """The sections on both sides of each gap: runs of at most ``most`` sections without data, inside the volume.
+
+    Args:
+        blank: z of the sections without data.
+        depth: sections of the volume.
+        most: longest gap.
+    """
+    with_data = sorted(set(range(depth)) - set(blank))
+    return [(top, bottom) for top, bottom in pairwise(with_data) if 1 < bottom - top <= most + 1]
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,11 @@ class ComponentTable:
         """The table of some rows."""
         return ComponentTable(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
+    @classmethod
+    def concatenate(cls, tables: Sequence[ComponentTable]) -> ComponentTable:
+        """The rows of several tables, one after the other."""
+        return cls(*(np.concatenate([getattr(table, name) for table in tables]) for name in cls.__dataclass_fields__))
+
     def merged(self, groups: Integers, count: int) -> ComponentTable:
         """Rows of one group (0 to ``count`` - 1, none empty) made one."""
         first = np.full(count, np.iinfo(np.int64).max)
@@ -103,114 +120,126 @@ class Components:
     """The components of a box, and the ids that the components of each block have in it.
 
     Attributes:
-        box: the voxels that were labelled.
-        block_shape: blocks are those of ``box.blocks(block_shape, anchor)``.
-        anchor: a corner of the grid of blocks.
+        blocks: the blocks in which they were found, over the voxels that were labelled.
         connectivity: 6, 18 or 26.
         table: one row a component; row i has id i + 1.
     """
 
-    box: Box
-    block_shape: Triple
-    anchor: Triple
+    blocks: BlockGrid
     connectivity: int
     table: ComponentTable
-    _ids: Integers = field(repr=False)  # provisional label - 1 → id, 0 when left out
-    _spans: dict[Triple, tuple[int, int]] = field(repr=False)  # start of a block → its provisional labels, half-open
+    _ids: Integers = field(repr=False)  # provisional label → id, 0 when left out
+    _spans: Integers = field(repr=False)  # first provisional label of each block, then the number of all
 
     def __len__(self) -> int:
         return len(self.table)
 
-    @property
-    def blocks(self) -> list[Box]:
-        """The blocks, in raster order."""
-        return list(self.box.blocks(self.block_shape, self.anchor))
-
     def keep(self, rows: Mask) -> Components:
         """Only the components where ``rows`` is True, numbered anew from 1 in the same order."""
         renumbered = np.concatenate([[0], np.where(rows, np.cumsum(rows), 0)])
-        table = self.table.take(rows)
-        return replace(self, table=table, _ids=renumbered[self._ids])
+        return replace(self, table=self.table.take(rows), _ids=renumbered[self._ids])
 
-    def labels(self, block: Box, mask: Mask) -> Integers:
+    def labels(self, block: Box, mask: Mask, dtype: Any = np.int64) -> NDArray[Any]:
         """Ids of the voxels of one of the blocks, 0 for background.
 
         Args:
             block: one of :attr:`blocks`.
             mask: its foreground, exactly as it was read the first time.
+            dtype: type of the result, wide enough for the ids.
 
         Raises:
             SynbbError: the foreground has changed in between.
         """
-        local, count = label(mask, self.connectivity)
-        first, last = self._spans[block.start]
+        runs, labels, count = label_runs(mask, self.connectivity)
+        number = self.blocks.number(block)
+        first, last = self._spans[number : number + 2].tolist()
         if count != last - first:
             raise SynbbError(f"block {block} changed while it was read: it had {last - first} components, now {count}")
-        ids = np.concatenate([[0], self._ids[first:last]])
-        return np.asarray(ids[local], np.int64)
-
-
-def label(mask: Mask, connectivity: int) -> tuple[NDArray[Any], int]:
-    """Label one array: cc3d's labels 1 to n (0 for background), and n."""
-    # As uint8, not bool: cc3d 4.1 allots a binary image too few labels in some odd shapes ("maximum length exception").
-    labels, count = cc3d.connected_components(
-        np.ascontiguousarray(mask).view(np.uint8), connectivity=connectivity, return_N=True
-    )
-    return labels, int(count)
+        return runs.fill(self._ids[first:last][labels].astype(dtype))
 
 
 def measure(
-    labels: NDArray[Any], count: int, origin: Sequence[int], extent: Sequence[int], values: NDArray[Any] | None = None
+    runs: Runs,
+    labels: Integers,
+    count: int,
+    origin: Sequence[int],
+    extent: Sequence[int],
+    values: NDArray[Any] | None = None,
 ) -> ComponentTable:
     """Measure the components of one block.
 
     Args:
-        labels: (z, y, x) labels 1 to ``count``.
+        runs: of the block's foreground.
+        labels: (n,) component of each run, 0 to ``count`` - 1, none of them without a run.
         count: number of components.
         origin: index of the block's first voxel in the labelled box.
         extent: shape of the labelled box, for raster indices.
-        values: (z, y, x) values summed over each component.
+        values: (z, y, x) values of the block, summed over each component.
     """
-    voxels_at = np.nonzero(labels)
-    row = labels[voxels_at].astype(np.int64) - 1
-    index = np.stack(voxels_at, axis=1).astype(np.int64) + np.asarray(origin, np.int64)
-    raster = (index[:, 0] * extent[1] + index[:, 1]) * extent[2] + index[:, 2]
-    of_voxel = np.zeros(len(row)) if values is None else values[voxels_at].astype(np.float64)
-    single = ComponentTable(raster, np.ones(len(row), np.int64), index, index, index + 1, of_voxel, of_voxel)
-    return single.merged(row, count)
+    lengths, index = runs.lengths, runs.index + np.asarray(origin, np.int64)[:, None]
+    z, y, x = index
+    total, highest = np.zeros(len(runs)), np.zeros(len(runs))
+    if values is not None and len(runs):
+        inside, first = values.reshape(-1)[runs.voxels()].astype(np.float64), np.cumsum(lengths) - lengths
+        total, highest = np.add.reduceat(inside, first), np.maximum.reduceat(inside, first)
+    of_run = ComponentTable(
+        first=(z * extent[1] + y) * extent[2] + x,
+        voxels=lengths,
+        sums=np.stack([z * lengths, y * lengths, (2 * x + lengths - 1) * lengths // 2], axis=1),
+        start=index.T,
+        stop=np.stack([z + 1, y + 1, x + lengths], axis=1),
+        value_sum=total,
+        value_max=highest,
+    )
+    return of_run.merged(labels, count)
 
 
 @dataclass(frozen=True)
-class _Shell:
-    """Foreground voxels on the six faces of a finished block, and their provisional labels."""
+class _Voxels:
+    """Foreground voxels of a finished block that later ones may touch, and their provisional labels."""
 
-    index: Integers  # (n, 3), in the volume
+    index: Integers  # (3, n), in the volume
     labels: Integers
 
     @classmethod
-    def of(cls, block: Box, labels: NDArray[Any], offset: int) -> _Shell:
-        face = np.zeros(labels.shape, bool)
-        for axis in range(3):
-            ends = np.moveaxis(face, axis, 0)
-            ends[0] = ends[-1] = True
-        at = np.nonzero(face & (labels > 0))
-        return cls(np.stack(at, axis=1) + np.asarray(block.start), labels[at].astype(np.int64) + offset)
+    def of(cls, block: Box, runs: Runs, labels: Integers) -> _Voxels:
+        """All voxels of some runs."""
+        index = np.stack(np.unravel_index(runs.voxels(), runs.shape))
+        return cls(index + np.asarray(block.start)[:, None], np.repeat(labels, runs.lengths))
+
+    @classmethod
+    def far_faces(cls, block: Box, runs: Runs, labels: Integers) -> _Voxels:
+        """The voxels on the last section, the last row and the last column: later blocks touch no others."""
+        z, y, x = runs.index
+        depth, height, width = runs.shape
+        whole = (z == depth - 1) | (y == height - 1)
+        ends = ~whole & (x + runs.lengths == width)
+        kept = runs.take(whole)
+        tips = Runs(runs.shape, runs.stop[ends] - 1, runs.stop[ends])
+        both = Runs(runs.shape, np.concatenate([kept.start, tips.start]), np.concatenate([kept.stop, tips.stop]))
+        return cls.of(block, both, np.concatenate([labels[whole], labels[ends]]))
+
+    def pairs(self, block: Box, runs: Runs, labels: Integers, steps: Sequence[Triple]) -> Integers:
+        """Provisional labels (n, 2) of one of these voxels and one of ``block`` a step further, each pair once."""
+        local = self.index - np.asarray(block.start)[:, None]
+        at = local[:, None, :] + np.asarray(steps, np.int64).T[:, :, None]  # (3, steps, n)
+        shape = np.asarray(runs.shape)[:, None, None]
+        inside = np.all((at >= 0) & (at < shape), axis=0)
+        z, y, x = at[:, inside]
+        run = runs.at((z * runs.shape[1] + y) * runs.shape[2] + x)
+        theirs, ours = np.broadcast_to(self.labels, inside.shape)[inside][run >= 0], labels[run[run >= 0]]
+        base = int(labels.max(initial=0)) + 1  # as one number: numpy sorts rows by comparing them field by field
+        return np.stack(np.divmod(np.unique(theirs * base + ours), base), axis=1)
+
+    def of_section(self, z: int) -> _Voxels:
+        """Those in one section."""
+        there = self.index[0] == z
+        return _Voxels(self.index[:, there], self.labels[there])
 
 
-def _pairs_across(shell: _Shell, block: Box, labels: NDArray[Any], offset: int, steps: list[Triple]) -> Integers:
-    """Provisional labels (n, 2) of adjacent voxels, one in the shell and one in the block, each pair once."""
-    near = np.all(
-        (shell.index >= np.asarray(block.start) - 1) & (shell.index <= np.asarray(block.stop)), axis=1
-    )  # within one voxel of the block
-    index, theirs = shell.index[near] - np.asarray(block.start), shell.labels[near]
-    found = [np.empty((0, 2), np.int64)]
-    for step in steps:
-        at = index + np.asarray(step)
-        inside = np.all((at >= 0) & (at < np.asarray(labels.shape)), axis=1)
-        ours = labels[tuple(at[inside].T)].astype(np.int64)
-        joined = ours > 0
-        found.append(np.stack([theirs[inside][joined], ours[joined] + offset], axis=1))
-    return np.unique(np.concatenate(found), axis=0)
+def _towards(direction: Triple, steps: list[Triple]) -> list[Triple]:
+    """The steps that lead from the block that lies in ``direction`` into this one."""
+    return [s for s in steps if all(d == 0 or t == -d for d, t in zip(direction, s, strict=True))]
 
 
 def find_components(
@@ -220,12 +249,13 @@ def find_components(
     connectivity: int = 26,
     *,
     anchor: Sequence[int] | None = None,
+    bridges: Sequence[tuple[int, int]] = (),
     progress: Progress | None = None,
 ) -> Components:
     """Find the connected components of a foreground that is read block by block.
 
     Each block is read once. In memory are one block, the rows of all provisional components (about 130 bytes each)
-    and the foreground voxels on the borders of one layer of blocks.
+    and the foreground voxels on the far faces of one layer of blocks (and of the section before a bridge).
 
     Args:
         read: box → (foreground, values or None), both of the box's shape.
@@ -233,38 +263,49 @@ def find_components(
         block_shape: voxels of a block; the result does not depend on it.
         connectivity: 6, 18 or 26.
         anchor: a corner of the grid of blocks, for blocks that follow storage chunks; the box's start when None.
+        bridges: pairs of sections, z of the box's coordinates, ascending: foreground at the same y, x of both belongs
+            to one component, whatever lies between.
         progress: called with (done, total) blocks.
 
     Raises:
         SynbbError: unknown connectivity.
     """
     steps = neighbour_offsets(connectivity)
-    shape, corner = triple(block_shape), box.start if anchor is None else triple(anchor)
-    blocks = list(box.blocks(shape, corner))
-    tables, pairs, spans, total = [], [np.empty((0, 2), np.int64)], {}, 0
-    layer = (box.start[0] - corner[0]) // shape[0]
-    shells: dict[Triple, _Shell] = {}  # by place in the grid of blocks
+    blocks = BlockGrid(box, triple(block_shape), box.start if anchor is None else triple(anchor))
+    towards = {direction: _towards(direction, steps) for direction in _EARLIER}
+    tables, pairs, spans = [], [np.empty((0, 2), np.int64)], [0]
+    faces: dict[Triple, _Voxels] = {}  # by place in the grid of blocks
+    before_gap: dict[tuple[int, int, int], _Voxels] = {}  # by bridge, and y, x of the place
+    layer = 0
     for done, block in enumerate(blocks, 1):
         mask, values = read(block)
-        labels, count = label(mask, connectivity)
-        spans[block.start] = (total, total + count)
-        origin = block.relative_to(box.start).start
-        place = triple([o // s for o, s in zip(block.relative_to(corner).start, shape, strict=True)])
-        if place[0] > layer:  # what lies below the previous layer touches nothing any more
+        runs, labels, count = label_runs(mask, connectivity)
+        labels += spans[-1]
+        place = blocks.place(block)
+        if place[0] > layer:  # of the layer before, only its last section touches what comes
             layer = place[0]
-            shells = {at: shell for at, shell in shells.items() if at[0] >= layer - 1}
+            faces = {at: face.of_section(block.start[0] - 1) for at, face in faces.items() if at[0] == layer - 1}
         if count:
-            tables.append(measure(labels, count, origin, box.shape, values))
-            for step in _EARLIER:
-                shell = shells.get(triple([p + s for p, s in zip(place, step, strict=True)]))
-                if shell is not None:
-                    pairs.append(_pairs_across(shell, block, labels, total, steps))
-            shells[place] = _Shell.of(block, labels, total)
-        total += count
+            tables.append(
+                measure(runs, labels - spans[-1], count, block.relative_to(box.start).start, box.shape, values)
+            )
+            for direction in _EARLIER:
+                face = faces.get(triple([p + s for p, s in zip(place, direction, strict=True)]))
+                if face is not None and towards[direction]:
+                    pairs.append(face.pairs(block, runs, labels, towards[direction]))
+            faces[place] = _Voxels.far_faces(block, runs, labels)
+        for number, (top, bottom) in enumerate(bridges):
+            if block.start[0] <= top < block.stop[0]:
+                there = runs.index[0] == top - block.start[0]
+                before_gap[number, *place[1:]] = _Voxels.of(block, runs.take(there), labels[there])
+            if block.start[0] <= bottom < block.stop[0]:
+                above = before_gap.pop((number, *place[1:]))
+                pairs.append(above.pairs(block, runs, labels, [(bottom - top, 0, 0)]))
+        spans.append(spans[-1] + count)
         if progress is not None:
             progress(done, len(blocks))
-    table, ids = _join(tables, np.concatenate(pairs), total)
-    return Components(box, shape, corner, connectivity, table, ids, spans)
+    table, ids = _join(tables, np.concatenate(pairs), spans[-1])
+    return Components(blocks, connectivity, table, ids, np.asarray(spans, np.int64))
 
 
 def _join(tables: list[ComponentTable], pairs: Integers, total: int) -> tuple[ComponentTable, Integers]:
@@ -272,11 +313,9 @@ def _join(tables: list[ComponentTable], pairs: Integers, total: int) -> tuple[Co
     if not total:
         none, triples = np.empty(0, np.int64), np.empty((0, 3), np.int64)
         return ComponentTable(none, none, triples, triples, triples, np.empty(0), np.empty(0)), none
-    names = ComponentTable.__dataclass_fields__
-    provisional = ComponentTable(*(np.concatenate([getattr(table, name) for table in tables]) for name in names))
-    graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0] - 1, pairs[:, 1] - 1)), shape=(total, total))
+    graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(total, total))
     count, group = connected_components(graph, directed=False)
-    merged = provisional.merged(group.astype(np.int64), int(count))
+    merged = ComponentTable.concatenate(tables).merged(group.astype(np.int64), int(count))
     order = np.argsort(merged.first)
     rank = np.empty(int(count), np.int64)
     rank[order] = np.arange(1, int(count) + 1)

@@ -13,13 +13,16 @@ from synbb.errors import SynbbError
 from synbb.evaluation.components import Components, find_components
 from synbb.evaluation.detection import ObjectTable, Overlaps
 from synbb.evaluation.labels import foreground_and_valid
-from synbb.evaluation.window import common_window, reading_block
+from synbb.evaluation.runs import Runs
+from synbb.evaluation.window import BlockGrid, common_window, reading_block
 from synbb.volumes.box import Box, Triple, triple
 
 if TYPE_CHECKING:
     from synbb.volumes.volume import Volume
 
 CONTEXT_NM = 1000.0
+KEPT_ROWS = 2**16
+"""Rows of tables that may wait before they are summed."""
 Progress = Callable[[int, int], None]
 Ids = NDArray[np.uint64]
 
@@ -71,23 +74,24 @@ def measure_objects(
     block = reading_block(truth)
     true_ids = _reader(truth, window.truth, block, (0, 0, 0))
     predicted_ids = _reader(objects, window.of("objects"), block, window.origins["objects"])
-    wanted, offered, shared = _Sums(), _Sums(), _Pairs()
-    blocks = list(window.truth.blocks(block))
+    wanted, offered, shared = _Collected(), _Collected(), _Collected()
+    blocks = BlockGrid(window.truth, block, (0, 0, 0))
     for done, here in enumerate(blocks, 1):
-        valid = foreground_and_valid(truth.read(here))[1]
-        t = true_ids.read(here)
-        p = np.where(valid, predicted_ids.read(window.of("objects", here)), np.uint64(0))
-        wanted.add(t, here.start)
-        offered.add(p, here.start)
-        shared.add(t, p)
+        t, valid = true_ids.read(here)
+        p, _ = predicted_ids.read(window.of("objects", here))
+        if not valid.all():
+            p[~valid] = 0
+        wanted.add_objects(t, here.start)
+        offered.add_objects(p, here.start)
+        shared.add_pairs(t, p)
         if progress is not None:
             progress(done, len(blocks))
-    true_table, predicted_table = wanted.table(truth, scored.truth), offered.table(truth, scored.truth)
+    true_table, predicted_table = (_table(each, truth, scored.truth) for each in (wanted, offered))
     note = (
         f"True objects are {true_ids.rule}, predicted ones {predicted_ids.rule}. Counted are objects whose centroid "
         f"lies in voxels {scored.truth} of the truth; they are measured, and may be matched, on {window.truth}."
     )
-    return MeasuredObjects(true_table, predicted_table, shared.overlaps(true_table, predicted_table), note)
+    return MeasuredObjects(true_table, predicted_table, _overlaps(shared, true_table, predicted_table), note)
 
 
 class _Reader:
@@ -98,12 +102,13 @@ class _Reader:
         self.components = components
         self.rule = "label ids" if components is None else "26-connected components of the mask"
 
-    def read(self, block: Box) -> Ids:
+    def read(self, block: Box) -> tuple[Ids, NDArray[np.bool_]]:
+        """Ids, 0 for background, and the voxels that are not ignored."""
         labels = self.volume.read(block)
-        foreground, _ = foreground_and_valid(labels)
+        foreground, valid = foreground_and_valid(labels)
         if self.components is not None:
-            return self.components.labels(block, foreground).astype(np.uint64)
-        return np.where(foreground, labels, 0).astype(np.uint64)
+            return self.components.labels(block, foreground, np.uint64), valid
+        return np.where(foreground, labels, 0).astype(np.uint64), valid
 
 
 def _reader(volume: Volume, box: Box, block: Triple, anchor: Triple) -> _Reader:
@@ -135,48 +140,55 @@ def has_ids(volume: Volume) -> bool:
 
 
 @dataclass
-class _Sums:
-    """Sizes and coordinate sums of ids, collected over blocks."""
+class _Collected:
+    """Integers summed by key over blocks; what is held is about one row a key, however many blocks hold it."""
 
-    ids: list[Ids] = field(default_factory=list)
-    voxels: list[NDArray[np.int64]] = field(default_factory=list)
-    sums: list[NDArray[np.float64]] = field(default_factory=list)
+    keys: list[Ids] = field(default_factory=list)  # of (n, k)
+    sums: list[NDArray[np.int64]] = field(default_factory=list)  # of (n, m)
+    pending: int = 0
 
-    def add(self, labels: Ids, start: Triple) -> None:
-        at = np.nonzero(labels)
-        ids, row, count = np.unique(labels[at], return_inverse=True, return_counts=True)
-        # Sums of integers below 2**53: float64 holds them exactly, whatever the order of the blocks.
-        sums = [np.bincount(row, weights=at[a] + start[a], minlength=len(ids)) for a in range(3)]
-        self.ids.append(ids)
-        self.voxels.append(count.astype(np.int64))
-        self.sums.append(np.stack(sums, axis=1))
+    def add_objects(self, ids: Ids, start: Triple) -> None:
+        """Voxels, and sums of their z, y, x, of each id."""
+        runs = Runs.of(ids)
+        z, y, x = runs.index + np.asarray(start, np.int64)[:, None]
+        n = runs.lengths
+        self._add([ids], runs, np.stack([n, z * n, y * n, (2 * x + n - 1) * n // 2], axis=1))
 
-    def table(self, truth: Volume, region: Box) -> ObjectTable:
-        ids, row = np.unique(np.concatenate(self.ids), return_inverse=True)
-        voxels, sums = np.zeros(len(ids), np.int64), np.zeros((len(ids), 3))
-        np.add.at(voxels, row, np.concatenate(self.voxels))
-        np.add.at(sums, row, np.concatenate(self.sums))
-        centre = sums / voxels[:, None]  # an index is the centre of its voxel, which covers index +- 0.5
-        inside = (centre >= np.asarray(region.start) - 0.5) & (centre < np.asarray(region.stop) - 0.5)
-        world = np.asarray(truth.offset) + centre * np.asarray(truth.voxel_size)
-        return ObjectTable(ids, voxels, world, np.asarray(inside.all(axis=1), bool))
+    def add_pairs(self, truth: Ids, predicted: Ids) -> None:
+        """Voxels of each pair of ids."""
+        runs = Runs.of(truth, predicted)
+        self._add([truth, predicted], runs, runs.lengths[:, None])
+
+    def _add(self, ids: list[Ids], runs: Runs, values: NDArray[np.int64]) -> None:
+        keys, sums = _summed(np.stack([each.reshape(-1)[runs.start] for each in ids], axis=1), values)
+        self.keys.append(keys)
+        self.sums.append(sums)
+        self.pending += len(keys)
+        if self.pending > max(KEPT_ROWS, 2 * len(self.keys[0])):
+            self.merged()
+
+    def merged(self) -> tuple[Ids, NDArray[np.int64]]:
+        """The keys, ascending, and their sums."""
+        keys, sums = _summed(np.concatenate(self.keys), np.concatenate(self.sums))
+        self.keys, self.sums, self.pending = [keys], [sums], 0
+        return keys, sums
 
 
-@dataclass
-class _Pairs:
-    """Voxels that ids of two volumes share, collected over blocks."""
+def _summed(keys: Ids, values: NDArray[np.int64]) -> tuple[Ids, NDArray[np.int64]]:
+    names, row = np.unique(keys, axis=0, return_inverse=True)
+    sums = np.zeros((len(names), values.shape[1]), np.int64)
+    np.add.at(sums, row.reshape(-1), values)
+    return names, sums
 
-    pairs: list[NDArray[np.uint64]] = field(default_factory=list)
-    voxels: list[NDArray[np.int64]] = field(default_factory=list)
 
-    def add(self, truth: Ids, predicted: Ids) -> None:
-        both = (truth > 0) & (predicted > 0)
-        pairs, count = np.unique(np.stack([truth[both], predicted[both]], axis=1), axis=0, return_counts=True)
-        self.pairs.append(pairs)
-        self.voxels.append(count.astype(np.int64))
+def _table(objects: _Collected, truth: Volume, region: Box) -> ObjectTable:
+    ids, sums = objects.merged()
+    centre = sums[:, 1:] / sums[:, :1]  # an index is the centre of its voxel, which covers index +- 0.5
+    inside = (centre >= np.asarray(region.start) - 0.5) & (centre < np.asarray(region.stop) - 0.5)
+    world = np.asarray(truth.offset) + centre * np.asarray(truth.voxel_size)
+    return ObjectTable(ids[:, 0], sums[:, 0], world, np.asarray(inside.all(axis=1), bool))
 
-    def overlaps(self, truth: ObjectTable, predicted: ObjectTable) -> Overlaps:
-        pairs, row = np.unique(np.concatenate(self.pairs), axis=0, return_inverse=True)
-        voxels = np.zeros(len(pairs), np.int64)
-        np.add.at(voxels, row.ravel(), np.concatenate(self.voxels))
-        return Overlaps(np.searchsorted(truth.ids, pairs[:, 0]), np.searchsorted(predicted.ids, pairs[:, 1]), voxels)
+
+def _overlaps(shared: _Collected, truth: ObjectTable, predicted: ObjectTable) -> Overlaps:
+    pairs, sums = shared.merged()
+    return Overlaps(np.searchsorted(truth.ids, pairs[:, 0]), np.searchsorted(predicted.ids, pairs[:, 1]), sums[:, 0])

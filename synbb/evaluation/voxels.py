@@ -14,7 +14,7 @@ import numpy as np
 from synbb.errors import SynbbError
 from synbb.evaluation.labels import Mask, foreground_and_valid
 from synbb.evaluation.thresholds import UINT8_LEVELS, check_dtype, check_range, check_threshold, lowest_uint8
-from synbb.evaluation.window import Window, common_window, reading_block
+from synbb.evaluation.window import BlockGrid, Window, common_window, reading_block
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from synbb.volumes.box import Box
     from synbb.volumes.volume import Volume
 
-FLOAT_BINS = 2**16
 Progress = Callable[[int, int], None]
 
 
@@ -52,12 +51,47 @@ class Curve:
     thresholds: NDArray[np.float64]
 
 
+class FloatBins:
+    """786,434 bins of [0, 1] that are finer the nearer they are to 0 and to 1, where networks put most voxels.
+
+    They are floating-point numbers cut to 14 binary digits, of p below 0.5 and of 1 - p from there on: 16,384 bins for
+    each halving of the distance to 0 or 1, down to 2**-25, nearer than float32 comes to 1. Equal bins of this number
+    would hold a saturated network's voxels in a few.
+    """
+
+    DIGITS = 14
+    HALVINGS = 24
+    HALF = HALVINGS << DIGITS
+
+    @classmethod
+    def of(cls, probabilities: NDArray[Any]) -> NDArray[np.int64]:
+        """The bin of each probability, floats in [0, 1] of any shape."""
+        values = np.asarray(probabilities, np.result_type(probabilities.dtype, np.float32))
+        integer, digits, bias = {4: (np.int32, 23, 127), 8: (np.int64, 52, 1023)}[values.dtype.itemsize]
+        high = values >= 0.5
+        distance = np.where(high, 1 - values, values)  # exact
+        # A float's bits, read as an integer, ascend with it. A bin holds its lower edge: above 0.5 that is the largest
+        # distance, so there the bits are those of the float just below.
+        bits = distance.view(integer) - high
+        bins = (bits >> (digits - cls.DIGITS)) - ((bias - cls.HALVINGS - 1) << cls.DIGITS)
+        np.maximum(bins, -1, out=bins)
+        return np.asarray(np.where(high, 2 * cls.HALF - bins, bins + 1), np.int64)
+
+    @classmethod
+    def levels(cls) -> NDArray[np.float64]:
+        """The lower edge of each bin, ascending."""
+        number = np.arange(cls.HALF + 1)
+        halving, place = number >> cls.DIGITS, number & ((1 << cls.DIGITS) - 1)
+        distances = np.ldexp(1 + place / 2**cls.DIGITS, halving - cls.HALVINGS - 1)
+        return np.concatenate([[0.0], distances[:-1], 1 - distances[::-1]])
+
+
 class ScoreHistogram:
     """Counts of truth foreground and background for each probability.
 
-    uint8 probabilities (value / 255) have one bin a value, so every score is exact. Floats in [0, 1] share 2**16 equal
-    bins, each standing for its lower edge: values in one bin count as ties, and a threshold between two edges is moved
-    up to the next one (at most 1.6e-5).
+    uint8 probabilities (value / 255) have one bin a value, so every score is exact. Floats in [0, 1] share the bins of
+    :class:`FloatBins`, each standing for its lower edge: values in one bin count as ties, and a threshold between two
+    edges is moved up to the next one (at most 1.6e-5, and less near 0 and 1).
 
     Args:
         dtype: type of the probabilities that will be added, uint8 or a float.
@@ -73,7 +107,7 @@ class ScoreHistogram:
         kind = np.dtype(dtype)
         check_dtype(kind)
         self.exact = kind == np.uint8
-        self.levels = UINT8_LEVELS if self.exact else np.arange(FLOAT_BINS) / FLOAT_BINS
+        self.levels = UINT8_LEVELS if self.exact else FloatBins.levels()
         self.positives = np.zeros(len(self.levels), np.int64)
         self.negatives = np.zeros(len(self.levels), np.int64)
         self.ignored = 0
@@ -100,7 +134,7 @@ class ScoreHistogram:
             probabilities, truth = probabilities[valid], truth[valid]
         check_range(probabilities)
         count = len(self.levels)
-        bins = probabilities if self.exact else _float_bins(probabilities)
+        bins = probabilities if self.exact else FloatBins.of(probabilities)
         everything = np.bincount(bins.ravel(), minlength=count)
         positives = np.bincount(bins[truth], minlength=count)
         self.positives += positives
@@ -171,7 +205,7 @@ class ScoreHistogram:
         """
         value = check_threshold(threshold)
         first = lowest_uint8(value) if self.exact else int(np.searchsorted(self.levels, value))
-        # Above the last edge lies only p = 1, which shares the last bin.
+        # Above the last edge lies only p = 1, and in float64 what rounds to it: the last bin.
         return self._scores(min(first, len(self.levels) - 1), value)
 
     def best_f1(self) -> VoxelScores | None:
@@ -205,12 +239,6 @@ class ScoreHistogram:
             false_positives=wrong,
             false_negatives=missed,
         )
-
-
-def _float_bins(probabilities: NDArray[Any]) -> NDArray[np.int64]:
-    # float16 would overflow at 65,536; in wider floats scaling by a power of two is exact.
-    scaled = np.multiply(probabilities, FLOAT_BINS, dtype=np.result_type(probabilities.dtype, np.float32))
-    return np.asarray(np.minimum(scaled.astype(np.int64), FLOAT_BINS - 1), np.int64)
 
 
 @dataclass(frozen=True)
@@ -253,7 +281,7 @@ def score_volumes(
         members = {"probabilities": probabilities} | ({} if valid is None else {"valid": valid})
         window = common_window(truth, members, region)
     histogram = ScoreHistogram(probabilities.dtype)
-    blocks = list(window.truth.blocks(reading_block(probabilities)))
+    blocks = BlockGrid(window.truth, reading_block(probabilities), (0, 0, 0))
     for done, block in enumerate(blocks, 1):
         wanted, scored = foreground_and_valid(truth.read(block))
         if valid is not None:

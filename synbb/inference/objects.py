@@ -1,7 +1,7 @@
-"""From probabilities to synapses: threshold, connected components, size filter, a label volume and a table.
+"""From probabilities to synapses: threshold, connected components, filters, a label volume and a table.
 
-Works block by block, twice: once to find the objects, once to write them; ``docs/stitching.md`` says how components
-are joined across blocks. Nothing is at the output's place before everything is written.
+Works block by block, twice: once to find the objects, once to write them, and object by object between where touching
+ones are split; ``docs/stitching.md`` says how. Nothing is at the output's place before everything is written.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synbb.errors import SynbbError, disk_errors
-from synbb.evaluation.components import Components, find_components, neighbour_offsets
-from synbb.evaluation.thresholds import check_dtype, check_range, check_threshold, foreground, stored_threshold
-from synbb.evaluation.window import grow_block
-from synbb.volumes.box import Box, triple
+from synbb.evaluation.components import Components, find_components
+from synbb.evaluation.thresholds import check_dtype, check_range
+from synbb.evaluation.window import BlockGrid, grow_block
+from synbb.inference.rules import NO_DATA, ObjectRules
+from synbb.inference.splitting import SplitComponents, Splitter, split_components
+from synbb.volumes.box import Box, Triple, triple
 from synbb.volumes.storage import default_grid
 from synbb.volumes.writing import WritableVolume, create_volume, is_zarr
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from synbb.volumes.volume import Volume
 
-CARRIED = ("run_id", "model_sha256", "normalisation", "licence", "citation", "working_voxel_size", "region")
+CARRIED = ("run_id", "model_sha256", "normalisation", "licence", "citation", "working_voxel_size", "region", NO_DATA)
 COLUMNS = (
     *("id", "z_nm", "y_nm", "x_nm", "z", "y", "x", "z_start", "y_start", "x_start", "z_stop", "y_stop", "x_stop"),
     *("voxels", "volume_nm3", "score_mean", "score_max"),
@@ -43,24 +45,41 @@ class SegmentSummary:
     Attributes:
         output: the label volume.
         table: the CSV.
-        threshold: foreground was p >= threshold.
-        threshold_source: where it came from.
-        connectivity: 6, 18 or 26.
-        min_size_nm3: smaller objects were left out.
+        rules: what made an object.
+        threshold_source: where the threshold came from.
         objects: number of objects written.
-        too_small: number left out.
+        too_small: number left out as smaller than the rules allow.
+        too_large: number left out as larger.
+        split: objects that were cut into several.
+        left_whole: objects that were not looked at for cuts, because their bounding box is too large.
         voxels: voxels of the objects written.
     """
 
     output: str
     table: str
-    threshold: float
+    rules: ObjectRules
     threshold_source: str
-    connectivity: int
-    min_size_nm3: float
     objects: int
     too_small: int
+    too_large: int
+    split: int
+    left_whole: int
     voxels: int
+
+    @property
+    def threshold(self) -> float:
+        """An object holds a voxel of p >= threshold."""
+        return self.rules.threshold
+
+    @property
+    def connectivity(self) -> int:
+        """6, 18 or 26."""
+        return self.rules.connectivity
+
+    @property
+    def min_size_nm3(self) -> float:
+        """Smaller objects were left out."""
+        return self.rules.min_size_nm3
 
 
 def segment(
@@ -68,8 +87,13 @@ def segment(
     output_path: str | Path,
     *,
     threshold: float | None = None,
+    low: float | None = None,
     min_size_nm3: float | None = None,
+    max_size_nm3: float | None = None,
     connectivity: int = 26,
+    bridge: int | None = None,
+    blank: Sequence[int] | None = None,
+    split_nm: float | None = None,
     block: Sequence[int] | None = None,
     table_path: str | Path | None = None,
     overwrite: bool = False,
@@ -77,31 +101,50 @@ def segment(
 ) -> SegmentSummary:
     """Label the connected components of p >= threshold and write them as OME-Zarr and CSV.
 
-    Ids are 1 to n in the order of the objects' first voxels (z, then y, then x), whatever the blocks. The CSV has one
-    row an object: centroid in nm (world) and in voxels (an index is the centre of its voxel), bounding box in voxels
-    (half-open), size, and mean and largest probability.
+    In this order: components of p >= ``low``, joined over missing sections; of these the ones that reach the
+    threshold; touching ones split; sizes. Ids are 1 to n in the order of the objects' first voxels (z, then y, then
+    x), whatever the blocks. The CSV has one row an object: centroid in nm (world) and in voxels (an index is the centre
+    of its voxel), bounding box in voxels (half-open), size, and mean and largest probability.
+
+    What is None is read from the attributes of the probabilities (under the names of :class:`ObjectRules`, and
+    ``no_data_sections``); what is not there either is not done.
 
     Args:
         probabilities: uint8 (value / 255) or floats in [0, 1].
         output_path: the label volume (uint32, same shape, voxel size and offset).
-        threshold: in (0, 1]; the one stored with the probabilities when None.
-        min_size_nm3: objects of less volume are left out; when None what the probabilities store, if anything.
+        threshold: in (0, 1]; must be given or stored.
+        low: in (0, threshold]: the components of p >= low that hold a voxel of p >= threshold.
+        min_size_nm3: objects of less volume are left out.
+        max_size_nm3: objects of more volume are left out.
         connectivity: 6 (faces), 18 (and edges) or 26 (and corners).
+        bridge: objects that overlap in y, x on both sides of at most so many sections without data are one.
+        blank: z of the sections without data, voxels of ``probabilities``.
+        split_nm: objects are shared out among seeds, maxima of p at least so far apart.
         block: voxels of a block, rounded up to what one file of the output holds; chosen when None.
         table_path: the CSV; beside the output (OUT.zarr → OUT.csv) when None.
         overwrite: replace an output that is there.
-        progress: called with (done, total) blocks, over both passes.
+        progress: called with (done, total) blocks, over all passes.
 
     Raises:
-        SynbbError: no threshold, wrong values, or an output that exists.
+        SynbbError: no threshold, wrong values, gaps to bridge that nobody lists, or an output that exists.
         RunEnded: the disk is full.
     """
-    chosen, source = _threshold(probabilities, threshold)
-    smallest = _min_size(probabilities, min_size_nm3)
-    neighbour_offsets(connectivity)
+    _check_probabilities(probabilities)
+    rules = ObjectRules.of(
+        probabilities,
+        threshold=threshold,
+        low=low,
+        connectivity=connectivity,
+        bridge=bridge,
+        blank=blank,
+        split_nm=split_nm,
+        min_size_nm3=min_size_nm3,
+        max_size_nm3=max_size_nm3,
+    )
     target = Path(output_path)
     table = _table_path(target) if table_path is None else Path(table_path)
     _check_targets(probabilities, target, table, overwrite=overwrite)
+    chunks, shards = _grid(probabilities.shape, block)
     partial = target.with_name(f".{target.name}.partial")
     partial_table = table.with_name(f".{table.name}.partial")
     try:
@@ -111,21 +154,30 @@ def segment(
             dtype=np.uint32,
             voxel_size=probabilities.voxel_size,
             offset=probabilities.offset,
-            chunks=_chunks(probabilities.shape, block),
+            chunks=chunks,
+            shards=shards,
             overwrite=True,
             name=target.stem,
         )
         shape = _block_shape(writable, block)
-        steps = len(list(probabilities.box.blocks(shape)))
-        found = _find(probabilities, chosen, connectivity, shape, _part(progress, 0, 2 * steps))
-        size = float(np.prod(probabilities.voxel_size))
-        kept = found.keep(found.table.voxels * size >= smallest)
+        steps, parts = len(BlockGrid(probabilities.box, shape, probabilities.box.start)), 3 if rules.split_nm else 2
+        reports = [_part(progress, part, parts, steps) for part in range(parts)]
+        whole = _find(probabilities, rules, shape, reports[0])
+        found: Components | SplitComponents = whole
+        split = left_whole = 0
+        if rules.split_nm:
+            splitter = Splitter(probabilities, rules)
+            left_whole = int(splitter.may_cut(whole.table)[1].sum())
+            found = split_components(whole, splitter, reports[1])
+            split = found.cut
+        enough, not_too_much = rules.fits(found.table.voxels, float(np.prod(probabilities.voxel_size)))
+        kept = found.keep(enough & not_too_much)
         if len(kept) > np.iinfo(np.uint32).max:
             raise SynbbError(f"{probabilities.path}: {len(kept):,} objects do not fit uint32; raise the threshold")
-        _write_labels(probabilities, chosen, kept, writable, _part(progress, steps, 2 * steps))
+        _write_labels(probabilities, rules, kept, writable, reports[-1])
         attributes = {name: probabilities.attributes[name] for name in CARRIED if name in probabilities.attributes}
-        own = {"kind": "objects", "threshold": chosen, "min_size_nm3": smallest, "connectivity": connectivity}
-        writable.set_attributes({**attributes, **own, "source": probabilities.path, "objects": len(kept)})
+        own = {"kind": "objects", **rules.attributes(), "source": probabilities.path, "objects": len(kept)}
+        writable.set_attributes({**attributes, **own})
         _write_table(partial_table, probabilities, kept)
         _publish(partial, target)
         _publish(partial_table, table)
@@ -135,36 +187,23 @@ def segment(
     return SegmentSummary(
         output=str(output_path),
         table=str(table),
-        threshold=chosen,
-        threshold_source=source,
-        connectivity=connectivity,
-        min_size_nm3=smallest,
+        rules=rules,
+        threshold_source="stored with the probabilities" if threshold is None else "given",
         objects=len(kept),
-        too_small=len(found) - len(kept),
+        too_small=int((~enough).sum()),
+        too_large=int((~not_too_much).sum()),
+        split=split,
+        left_whole=left_whole,
         voxels=int(kept.table.voxels.sum()),
     )
 
 
-def _threshold(probabilities: Volume, given: float | None) -> tuple[float, str]:
+def _check_probabilities(probabilities: Volume) -> None:
     if probabilities.attributes.get("kind") == "objects":
         raise SynbbError(f"{probabilities.path} holds objects already; segment takes the probabilities of predict")
     if probabilities.attributes.get("complete") is False:
         raise SynbbError(f"{probabilities.path} is not finished: blocks are missing; call synbb predict again first")
     check_dtype(probabilities.dtype, probabilities.path)
-    if given is not None:
-        return check_threshold(given), "given"
-    stored = stored_threshold(probabilities.attributes, probabilities.path)
-    if stored is None:
-        raise SynbbError(f"{probabilities.path} stores no threshold; give one in (0, 1] with --threshold")
-    return stored, "stored with the probabilities"
-
-
-def _min_size(probabilities: Volume, given: float | None) -> float:
-    stored = probabilities.attributes.get("min_size_nm3") or 0.0
-    smallest = float(stored if given is None else given)
-    if not 0 <= smallest < np.inf:
-        raise SynbbError(f"smallest size {given} nm3 is not a volume; give 0 or more with --min-size")
-    return smallest
 
 
 def _table_path(target: Path) -> Path:
@@ -183,15 +222,17 @@ def _check_targets(probabilities: Volume, target: Path, table: Path, *, overwrit
         raise SynbbError(f"{table} is a folder, where the table of objects would be written; choose another output")
 
 
-def _chunks(shape: Sequence[int], block: Sequence[int] | None) -> tuple[int, int, int] | None:
-    """Chunks no larger than a block that was asked for; None, the usual grid, where that already holds."""
-    if block is None:
-        return None
-    if len(block) != 3 or min(block) < 1:
-        raise SynbbError(f"block {tuple(block)} is not three positive numbers of voxels, z, y, x")
-    usual = default_grid(shape)[0]
-    chunks = triple([min(int(b), c) for b, c in zip(block, usual, strict=True)])
-    return None if chunks == usual else chunks
+def _grid(shape: Triple, block: Sequence[int] | None) -> tuple[Triple, Triple | None]:
+    """Chunks and shards of the output: chunks no larger than a block that was asked for, shards no larger than ours."""
+    chunks, shards = default_grid(shape)
+    if block is not None:
+        if len(block) != 3 or min(block) < 1:
+            raise SynbbError(f"block {tuple(block)} is not three positive numbers of voxels, z, y, x")
+        smaller = triple([min(int(b), c) for b, c in zip(block, chunks, strict=True)])
+        if smaller != chunks:
+            return smaller, None
+    # A file is written at once and in memory as uint32: the usual shard would be four of our blocks.
+    return chunks, None if shards is None else grow_block(chunks, shape, split=False)
 
 
 def _block_shape(writable: WritableVolume, block: Sequence[int] | None) -> tuple[int, int, int]:
@@ -201,44 +242,43 @@ def _block_shape(writable: WritableVolume, block: Sequence[int] | None) -> tuple
     return triple([-(-int(b) // u) * u for b, u in zip(block, writable.unit, strict=True)])
 
 
-def _part(progress: Callable[[int, int], None] | None, before: int, total: int) -> Callable[[int, int], None]:
-    def report(done: int, _: int) -> None:
+def _part(progress: Callable[[int, int], None] | None, part: int, parts: int, steps: int) -> Callable[[int, int], None]:
+    """One of several parts of the work, each of ``steps`` blocks or counted as such."""
+
+    def report(done: int, total: int) -> None:
         if progress is not None:
-            progress(before + done, total)
+            progress(part * steps + done * steps // total, parts * steps)
 
     return report
 
 
 def _find(
-    probabilities: Volume,
-    threshold: float,
-    connectivity: int,
-    shape: Sequence[int],
-    progress: Callable[[int, int], None],
+    probabilities: Volume, rules: ObjectRules, shape: Sequence[int], progress: Callable[[int, int], None]
 ) -> Components:
     def read(box: Box) -> tuple[NDArray[np.bool_], NDArray[Any]]:
         values = probabilities.read(box)
         check_range(values, probabilities.path)
-        return foreground(values, threshold), values
+        return rules.mask(values), values
 
-    return find_components(read, probabilities.box, shape, connectivity, progress=progress)
+    bridges = rules.bridges(probabilities.shape[0])
+    found = find_components(read, probabilities.box, shape, rules.connectivity, bridges=bridges, progress=progress)
+    return found.keep(rules.sure(found.table.value_max, probabilities.dtype))
 
 
 def _write_labels(
     probabilities: Volume,
-    threshold: float,
-    kept: Components,
+    rules: ObjectRules,
+    kept: Components | SplitComponents,
     writable: WritableVolume,
     progress: Callable[[int, int], None],
 ) -> None:
-    blocks = kept.blocks
-    for done, box in enumerate(blocks, 1):
-        mask = foreground(probabilities.read(box), threshold)
-        writable.write(box, kept.labels(box, mask).astype(np.uint32))
-        progress(done, len(blocks))
+    for done, box in enumerate(kept.blocks, 1):
+        mask = rules.mask(probabilities.read(box))
+        writable.write(box, kept.labels(box, mask, np.uint32))
+        progress(done, len(kept.blocks))
 
 
-def _write_table(path: Path, probabilities: Volume, kept: Components) -> None:
+def _write_table(path: Path, probabilities: Volume, kept: Components | SplitComponents) -> None:
     table = kept.table
     centroids = table.centroids
     world = np.asarray(probabilities.offset) + centroids * np.asarray(probabilities.voxel_size)

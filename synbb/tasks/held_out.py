@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synbb.evaluation.components import label
 from synbb.evaluation.detection import ObjectTable, score_by_distance
 from synbb.evaluation.evaluate import DISTANCE_NM
 from synbb.evaluation.object_tables import CONTEXT_NM
+from synbb.evaluation.runs import label
 from synbb.evaluation.thresholds import check_range, foreground
 from synbb.inference.block_work import quantise
 from synbb.pruning.resampling import Resampled

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from synbb.errors import SynbbError
-from synbb.evaluation.components import find_components, label
+from synbb.evaluation import runs as runs_module
+from synbb.evaluation.components import bridges_over, find_components
+from synbb.evaluation.runs import label, label_runs
 from synbb.evaluation.window import grow_block
 from synbb.volumes import Box
 
@@ -16,14 +18,14 @@ sides = st.tuples(st.integers(1, 11), st.integers(1, 11), st.integers(1, 11))
 steps = st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(1, 6))
 
 
-def components_of(mask, block, connectivity, start=(0, 0, 0), anchor=None, values=None):
+def components_of(mask, block, connectivity, start=(0, 0, 0), anchor=None, values=None, bridges=()):
     box = Box.of_shape(mask.shape, start)
 
     def read(b):
         here = b.relative_to(start).slices
         return mask[here], None if values is None else values[here]
 
-    found = find_components(read, box, block, connectivity, anchor=anchor)
+    found = find_components(read, box, block, connectivity, anchor=anchor, bridges=bridges)
     whole = np.zeros(mask.shape, np.int64)
     for b in found.blocks:
         whole[b.relative_to(start).slices] = found.labels(b, read(b)[0])
@@ -111,7 +113,7 @@ def test_input_that_changes_between_the_passes_is_noticed():
     found, _ = components_of(mask, (1, 1, 4), 26)
     mask[0, 0, 1] = True
     with pytest.raises(SynbbError, match="changed while it was read"):
-        found.labels(found.blocks[0], mask)
+        found.labels(next(iter(found.blocks)), mask)
 
 
 def test_unknown_connectivity_is_refused():
@@ -125,3 +127,52 @@ def test_blocks_are_whole_units_of_bounded_size(unit, shape):
     assert all(b % u == 0 for b, u in zip(block, unit, strict=True))
     assert np.prod(block) <= max(2**16, np.prod(unit))
     assert np.prod(grow_block(unit, shape, target=2**16)) <= 2**18
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    shape=sides,
+    connectivity=st.sampled_from([6, 18, 26]),
+    density=st.sampled_from([0.0, 0.05, 0.3, 0.7, 1.0]),
+    seed=st.integers(0, 2**32 - 1),
+    sparse=st.booleans(),
+)
+def test_runs_are_labelled_as_their_voxels_are(shape, connectivity, density, seed, sparse):
+    mask = np.random.default_rng(seed).random(shape) < density
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs_module, "VOXELS_PER_RUN", 0 if sparse else mask.size + 1)
+        runs, labels, count = label_runs(mask, connectivity)
+    np.testing.assert_array_equal(runs.fill(np.ones(len(runs), bool)), mask)
+    theirs = cc3d.connected_components(mask.view(np.uint8), connectivity=connectivity)
+    assert count == theirs.max()
+    pairs = np.unique(np.stack([runs.fill(labels + 1).ravel(), theirs.ravel()]), axis=1)
+    assert len(set(pairs[0])) == len(set(pairs[1])) == pairs.shape[1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    shape=sides,
+    block=steps,
+    connectivity=st.sampled_from([6, 26]),
+    density=st.sampled_from([0.1, 0.3]),
+    blank=st.sets(st.integers(0, 10), max_size=6),
+    most=st.integers(0, 3),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_bridged_components_are_those_of_the_whole_array(shape, block, connectivity, density, blank, most, seed):
+    mask = np.random.default_rng(seed).random(shape) < density
+    gaps = bridges_over(sorted(z for z in blank if z < shape[0]), shape[0], most)
+    _, ours = components_of(mask, block, connectivity, bridges=gaps)
+    theirs = cc3d.connected_components(mask.view(np.uint8), connectivity=connectivity).astype(np.int64)
+    for top, bottom in gaps:  # one pair of labels after the other, on the whole array
+        assert set(range(top + 1, bottom)) <= blank
+        assert bottom - top <= most + 1
+        for y, x in np.argwhere((theirs[top] > 0) & (theirs[bottom] > 0)):
+            theirs[theirs == theirs[bottom, y, x]] = theirs[top, y, x]
+    pairs = np.unique(np.stack([ours.ravel(), theirs.ravel()]), axis=1)
+    assert len(set(pairs[0])) == len(set(pairs[1])) == pairs.shape[1]
+
+
+def test_only_gaps_of_at_most_so_many_sections_with_data_on_both_sides_are_bridged():
+    assert bridges_over([0, 3, 6, 7, 10, 11, 12, 19], 20, 2) == [(2, 4), (5, 8)]
+    assert bridges_over([3], 20, 0) == []

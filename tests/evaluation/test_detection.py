@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synbb.errors import SynbbError
+from synbb.evaluation import object_tables
 from synbb.evaluation.detection import (
     ObjectTable,
     Overlaps,
@@ -194,3 +195,41 @@ def test_predictions_where_the_truth_ignores_are_no_objects(store):
 def test_floats_are_no_objects(store):
     with pytest.raises(SynbbError, match="integer labels"):
         measure_objects(store("t.zarr", np.ones((1, 2, 2), np.uint8)), store("o.zarr", np.ones((1, 2, 2), np.float32)))
+
+
+def test_tables_grow_with_the_objects_and_not_with_the_blocks(store, monkeypatch):
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 3, (8, 40, 40)).astype(np.uint16) * rng.integers(0, 2, (8, 40, 40), np.uint16)
+    others = rng.integers(0, 4, ids.shape).astype(np.uint32)
+    truth, objects = store("t.zarr", ids), store("o.zarr", others, attributes={"kind": "objects"})
+    whole = measure_objects(truth, objects)
+    monkeypatch.setattr(object_tables, "KEPT_ROWS", 4)
+    monkeypatch.setattr(object_tables, "reading_block", lambda volume: (2, 7, 9))
+    rows, read = [], []
+    add, kind = object_tables._Collected._add, type(truth)
+    real = kind.read
+
+    def watched_add(self, *arguments):
+        add(self, *arguments)
+        rows.append(sum(len(keys) for keys in self.keys))
+
+    def watched_read(self, box):
+        read.append(box.size)
+        return real(self, box)
+
+    monkeypatch.setattr(object_tables._Collected, "_add", watched_add)
+    monkeypatch.setattr(kind, "read", watched_read)
+    parts = measure_objects(truth, objects)
+    assert len(rows) == 3 * 4 * 6 * 5
+    assert max(rows) <= 3 * 2 * 3  # pairs of ids; what waits is at most twice as much
+    assert max(read) == 2 * 7 * 9
+    for one, other in (
+        (whole.truth, parts.truth),
+        (whole.predicted, parts.predicted),
+        (whole.overlaps, parts.overlaps),
+    ):
+        for name in one.__dataclass_fields__:
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    pairs, voxels = np.unique(np.stack([ids, others])[:, (ids > 0) & (others > 0)], axis=1, return_counts=True)
+    np.testing.assert_array_equal(np.stack([whole.overlaps.truth, whole.overlaps.predicted]) + 1, pairs)
+    np.testing.assert_array_equal(whole.overlaps.voxels, voxels)

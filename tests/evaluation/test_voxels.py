@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, pre
 
 from synbb.errors import SynbbError
 from synbb.evaluation.thresholds import foreground
-from synbb.evaluation.voxels import ScoreHistogram, score_volumes
+from synbb.evaluation.voxels import FloatBins, ScoreHistogram, score_volumes
 from synbb.volumes import Box
 
 
@@ -52,6 +52,37 @@ def test_float_average_precision_is_close_to_scikit_learns(dtype):
     probabilities = (1 / (1 + np.exp(-rng.normal(size=20_000) * 2 - 2 * truth + 3))).astype(dtype)
     histogram = filled(probabilities, truth)
     assert histogram.average_precision() == pytest.approx(average_precision_score(truth, probabilities), abs=1e-4)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    scale=st.floats(0.3, 8),
+    shift=st.floats(-6, 9),
+    prevalence=st.sampled_from([0.01, 0.3]),
+)
+def test_saturated_and_crowded_floats_are_ranked_too(seed, scale, shift, prevalence):
+    """Many within 1e-5 of 0 or of 1, or all crowded about one value (above 3e-8: what lies below shares a bin)."""
+    rng = np.random.default_rng(seed)
+    truth = rng.random(30_000) < prevalence
+    logits = scale * (rng.normal(size=truth.size) + 1.5 * truth) + shift
+    probabilities = (1 / (1 + np.exp(-logits))).astype(np.float32)
+    histogram = filled(probabilities[:10_000], truth[:10_000])  # in parts, as it streams
+    histogram.add(probabilities[10_000:], truth[10_000:])
+    assert histogram.average_precision() == pytest.approx(average_precision_score(truth, probabilities), abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_every_probability_lies_between_the_edges_of_its_bin(dtype):
+    levels = FloatBins.levels()
+    special = [0, 0.5, 1, 2**-24, 2**-25, 2**-26, 1 - 2**-24, 1 - 2**-25, 1 - 2**-26, 0.1, 1e-30]
+    values = np.concatenate([special, levels[::41], np.random.default_rng(0).random(10_000)]).astype(dtype)
+    values = np.concatenate([values, np.nextafter(values, dtype(0)), np.nextafter(values, dtype(1))])
+    bins = FloatBins.of(values)
+    assert (levels[bins] <= values.astype(float)).all()
+    assert (values.astype(float) < np.append(levels[1:], np.inf)[bins]).all()
+    assert np.diff(levels).min() > 0
+    assert np.diff(levels).max() <= 2**-16
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ def test_table_volume_and_metadata(tmp_path, dtype):
     assert labels.dtype == np.uint32
     assert (labels.voxel_size, labels.offset) == (VOXEL, (100.0, 20.0, 30.0))
     expected = {"kind": "objects", "threshold": 0.5, "min_size_nm3": 2001.0, "connectivity": 26, "objects": 1}
+    expected |= {"low": 0.5, "bridge": 0, "split_nm": 0.0, "max_size_nm3": None}
     expected |= {"run_id": "r1", "licence": "CC0", "citation": "me", "source": volume.path}
     assert labels.attributes == expected
     assert segment(volume, tmp_path / "all.zarr", min_size_nm3=2000).objects == 2  # at least, not more than
@@ -269,6 +270,22 @@ def test_the_command(tmp_path):
     assert "--overwrite" in str(again.exception)
     assert run(volume.path, out, "--overwrite").exit_code == 0
     assert open_volume(out).attributes["threshold"] == 0.5
+
+
+def test_the_command_takes_all_rules(tmp_path):
+    volume = write(tmp_path / "p.zarr", blobs())
+    out = str(tmp_path / "o.zarr")
+    rules = ["--low", "0.6", "--bridge", "2", "--blank", "2,3", "--split", "60", "--max-size", "900000"]
+    result = run(volume.path, out, "--threshold", "0.8", *rules)
+    assert result.exit_code == 0, result.output
+    stored = open_volume(out).attributes
+    names = ("low", "bridge", "no_data_sections", "split_nm", "max_size_nm3", "threshold")
+    assert [stored[name] for name in names] == [0.6, 2, [2, 3], 60.0, 900000.0, 0.8]
+    assert "down to 0.6" in result.output
+    assert "left out as larger than 900000 nm3" in result.output
+    assert "the 2 sections without data are bridged" in result.output
+    assert "split at seeds at least 60 nm apart" in result.output
+    assert "--blank '2,x' must be" in str(run(volume.path, out, "--blank", "2,x", "--overwrite").exception)
 
 
 def test_an_unfinished_prediction_is_refused(tmp_path):

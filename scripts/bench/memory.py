@@ -1,0 +1,90 @@
+"""Peak memory of ``synbb segment`` and ``synbb evaluate`` on a volume and on one of eight times the voxels.
+
+    python scripts/bench/memory.py [--voxels 72000000] [--folder FOLDER]
+
+Probabilities and truth are made in a temporary folder as OME-Zarr; each command runs as a process of its own, and the
+proportional memory (PSS) of it and of all its children is summed 20 times a second. The ratio says what grows with the
+volume.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+from volumes import VOXEL, cube, probabilities
+
+from synbb.volumes import create_volume
+
+
+def make(folder: Path, shape: tuple[int, int, int]) -> None:
+    """``probabilities.zarr`` and ``truth.zarr``, whose synapses lie a few voxels beside."""
+    about = {"kind": "probabilities", "threshold": 0.5, "min_size_nm3": 1e5}
+    written = create_volume(
+        folder / "probabilities.zarr", shape=shape, dtype=np.uint8, voxel_size=VOXEL, attributes=about
+    )
+    truth = create_volume(folder / "truth.zarr", shape=shape, dtype=np.uint8, voxel_size=VOXEL)
+    for box in written.box.blocks(written.unit):
+        written.write(box, probabilities(box, jitter=4))
+        truth.write(box, (probabilities(box) >= 128).astype(np.uint8))
+
+
+def peak(*arguments: str | Path) -> tuple[float, float]:
+    """Largest MiB of a command and its children together, and the seconds that it took."""
+    program = "import sys; from synbb.cli.app import main; sys.exit(main())"
+    start, largest = time.perf_counter(), 0
+    with subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], stdout=subprocess.DEVNULL) as process:
+        root = psutil.Process(process.pid)
+        while process.poll() is None:
+            largest = max(largest, memory_of_tree(root))
+            time.sleep(0.05)
+    if process.returncode:
+        raise SystemExit(f"synbb {arguments[0]} ended with {process.returncode}")
+    return largest / 2**20, time.perf_counter() - start
+
+
+def memory_of_tree(root: psutil.Process) -> int:
+    total = 0
+    try:
+        for process in [root, *root.children(recursive=True)]:
+            total += process.memory_full_info().pss
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0  # it ended in between
+    return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--voxels", type=int, default=72_000_000, help="of the smaller volume")
+    parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
+    options = parser.parse_args()
+    small = cube(options.voxels)
+    large = tuple(2 * n for n in small)
+    print(f"load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    found: dict[str, list[float]] = {}
+    for shape in (small, large):
+        with tempfile.TemporaryDirectory(dir=options.folder) as name:
+            folder = Path(name)
+            make(folder, shape)
+            p, t, o = (folder / f"{each}.zarr" for each in ("probabilities", "truth", "objects"))
+            given = ["--truth", t, "--objects", o, "--probabilities", p, "--output", folder / "scores"]
+            for command in (["segment", p, o], ["evaluate", *given]):
+                mebibytes, seconds = peak(*command)
+                found.setdefault(command[0], []).append(mebibytes)
+                print(
+                    f"{command[0]}: {np.prod(shape) / 1e6:.0f} Mvox, peak {mebibytes:.0f} MiB, {seconds:.1f} s",
+                    flush=True,
+                )
+    for command, (one, eight) in found.items():
+        print(f"{command}: peak memory at 8 V / at V: {eight / one:.2f}")
+
+
+if __name__ == "__main__":
+    main()
