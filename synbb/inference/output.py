@@ -13,6 +13,7 @@ import zarr
 
 from synbb.errors import SynbbError, disk_errors
 from synbb.inference.ledger import KEPT, Ledger, Mark, ledger_path, read_marks
+from synbb.inference.rules import NO_DATA
 from synbb.inference.sizes import output_grid
 from synbb.volumes.opening import open_volume
 from synbb.volumes.writing import WritableVolume, create_volume
@@ -119,7 +120,7 @@ def complete(output: WritableVolume, marks: Mapping[int, Mark]) -> NoDataReport:
     if output.attributes.get(COMPLETE) is not True:
         if any(report.voxels):
             _write_no_data(output, report)
-        output.set_attributes({COMPLETE: True, **({"no_data_sections": report.whole} if report.whole else {})})
+        output.set_attributes({COMPLETE: True, NO_DATA: report.whole})
     return report
 
 

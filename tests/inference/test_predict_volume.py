@@ -74,6 +74,7 @@ def test_the_output_and_its_metadata(raw: Volume, tmp_path: Path) -> None:
         "region": "0:9,0:50,0:61",
         "source": raw.path,
         "complete": True,
+        "no_data_sections": [],
     }
     assert (summary.blocks, summary.done, summary.skipped) == (36, 36, 0)
     assert summary.voxels == raw.box.size
