@@ -25,19 +25,19 @@ COMPLETE = "complete"
 
 
 def open_output(
-    path: str, volume: Volume, plan: BlockPlan, dtype: str, attributes: Mapping[str, Any], ledger: Ledger
+    path: str, volume: Volume, plan: BlockPlan, dtype: str, attributes: Mapping[str, Any], *, created: bool
 ) -> WritableVolume:
-    """The output to be written: what an earlier call created, or a new one in the grid of ``volume``.
+    """The output to be written: what an earlier call ``created``, or a new one in the grid of ``volume``.
 
     Raises:
         SynbbError: the output of an earlier call is damaged.
         RunEnded: the disk is full.
     """
-    if ledger.created:
+    if created:
         return reopen(path)
     chunks, shards = output_grid(plan.region, plan.write_block)
     with disk_errors(path, KEPT):
-        created = create_volume(
+        return create_volume(
             path,
             shape=plan.region.shape,
             dtype=np.dtype(dtype),
@@ -46,10 +46,8 @@ def open_output(
             chunks=chunks,
             shards=shards,
             attributes={**attributes, COMPLETE: False},
-            overwrite=True,  # the ledger is ours and knows of no block: what is there is a creation cut short
+            overwrite=True,  # the ledger is ours and knows of no output: what is there is a creation cut short
         )
-    ledger.record_creation()
-    return created
 
 
 def reopen(path: str) -> WritableVolume:
