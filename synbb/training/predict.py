@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from synbb.errors import SynbbError
+from synbb.inference.drivers import Driver
 from synbb.inference.predictor import PredictionSummary, predict_volume
 from synbb.tasks.synapse import SynapseTask
 from synbb.training.checkpoint import load_weights
@@ -38,7 +39,8 @@ def predict(
     dtype: str = "uint8",
     verify: bool = False,
     allow_unfinished: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    driver: Driver | None = None,
+    progress: Callable[..., None] | None = None,
     say: Callable[[str], None],
 ) -> list[str]:
     """Predict ``input_path`` with a run into ``output_path``; see ``predict_volume`` for the blocks.
@@ -64,7 +66,8 @@ def predict(
         dtype: ``uint8`` or ``float32``.
         verify: check finished blocks first.
         allow_unfinished: predict although the masks are not final.
-        progress: called with (blocks done, blocks).
+        driver: who computes the blocks; None for this process.
+        progress: called with (blocks done, blocks), and a note on how it goes where the driver has one.
         say: prints a line for a person.
 
     Returns:
@@ -124,6 +127,7 @@ def predict(
         resample_z=resample_z,
         tolerance=tolerance,
         verify=verify,
+        driver=driver,
         progress=progress,
         announce=say,
     )

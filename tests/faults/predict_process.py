@@ -24,6 +24,8 @@ from synbb.volumes.statistics import Normalisation
 if TYPE_CHECKING:
     from typing import Any
 
+    from synbb.inference import PredictionSummary
+
 VOXEL = (50.0, 9.2, 9.2)
 STRIDE, HALO, BLOCK = (1, 2, 2), (1, 3, 3), (2, 8, 8)
 
@@ -73,22 +75,25 @@ def predict(raw: str, output: str, pause: float, file_limit: int) -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     announce_reads()
     try:
-        summary = predict_volume(
-            Net(pause),
-            open_volume(raw),
-            output,
-            working_voxel_size=VOXEL,
-            normalisation=Normalisation(0.0, 255.0),
-            stride=STRIDE,
-            halo=HALO,
-            write_block=BLOCK,
-            attributes={},
-            model_sha256="0" * 64,
-            run_id="fault",
-            dtype="float32",
-        )
+        summary = predict_blocks(raw, output, pause)
     except SynbbError as error:
         print(error, file=sys.stderr, flush=True)
         return error.exit_status
     print("summary", summary.blocks, summary.done, summary.skipped, flush=True)
     return 0
+
+
+def predict_blocks(raw: str, output: str, pause: float = 0.0, **changed: Any) -> PredictionSummary:
+    """The prediction of all tests of this folder."""
+    arguments = {
+        "working_voxel_size": VOXEL,
+        "normalisation": Normalisation(0.0, 255.0),
+        "stride": STRIDE,
+        "halo": HALO,
+        "write_block": BLOCK,
+        "attributes": {},
+        "model_sha256": "0" * 64,
+        "run_id": "fault",
+        "dtype": "float32",
+    }
+    return predict_volume(Net(pause), open_volume(raw), output, **{**arguments, **changed})
