@@ -45,7 +45,15 @@ def command(
         str | None,
         typer.Option(metavar="local:N|tcp://HOST:8786|FILE.yaml", help="Blocks on workers of a dask cluster."),
     ] = None,
-    retries: Annotated[int, typer.Option(min=0, help="Further attempts for a block that raises (--cluster).")] = 2,
+    worker: Annotated[
+        bool, typer.Option("--worker", help="Be one of any number of processes that share OUTPUT (job arrays).")
+    ] = False,
+    lease_expiry: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="Silence after which a --worker counts as lost.")
+    ] = 60.0,
+    retries: Annotated[
+        int, typer.Option(min=0, help="Further attempts for a block that raises (--cluster, --worker).")
+    ] = 2,
     worker_timeout: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="End after so long without any worker (--cluster).")
     ] = 600.0,
@@ -59,11 +67,18 @@ def command(
     """Predict synapse probabilities over a volume of any size; started again, it does only what is missing."""
     from synbb.cli.console import console, progress
     from synbb.cli.values import three_integers
+    from synbb.errors import SynbbError
     from synbb.training.predict import predict
     from synbb.volumes.box import Box
     from synbb.volumes.storage import parse_voxel_size
 
     driver: Driver | None = None
+    if cluster is not None and worker:
+        raise SynbbError("--cluster and --worker are two ways of the same; choose one")
+    if worker:
+        from synbb.inference.leased import LeasedDriver
+
+        driver = LeasedDriver(retries=retries, expiry=lease_expiry)
     if cluster is not None:
         from synbb.inference.cluster import ClusterDriver
         from synbb.inference.cluster_start import absolute, connected

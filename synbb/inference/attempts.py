@@ -40,6 +40,11 @@ class Failure:
         return cls(block, "".join(traceback.format_exception(error)).rstrip(), full)
 
     @property
+    def message(self) -> str:
+        """Its last line without the name of the exception."""
+        return self.summary.partition(": ")[2] or self.summary
+
+    @property
     def summary(self) -> str:
         """Its last line."""
         return self.text.splitlines()[-1]

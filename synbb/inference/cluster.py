@@ -208,7 +208,7 @@ class _Run:
         again = set()
         for failure in failures:
             if failure.fatal:
-                raise RunEnded(failure.summary.partition(": ")[2])
+                raise RunEnded(failure.message)
             self.charges[failure.block] += 1
             if self.charges[failure.block] > self.retries:
                 self._give_up(failure, f"failed {self.charges[failure.block]} times")

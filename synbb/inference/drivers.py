@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from synbb.inference.ledger import Ledger
+from synbb.inference.leases import check_nobody_shares
+from synbb.inference.ledger import Ledger, remove_workers
 from synbb.inference.output import forget_damaged, mark_complete, open_output
 from synbb.inference.pipeline import Readers, Writer
 
@@ -107,6 +108,7 @@ class SingleWriter(ABC):
 
     def run(self, prediction: Prediction) -> Outcome:
         """As :meth:`Driver.run`."""
+        check_nobody_shares(prediction.output, prediction.say)
         with Ledger(prediction.output, prediction.work.plan.fields()) as ledger:
             output = prediction.open_output(prediction.output, created=ledger.created)
             if not ledger.created:
@@ -117,6 +119,7 @@ class SingleWriter(ABC):
             voxels = self.compute(prediction, output, ledger)
             seconds = time.perf_counter() - began
             mark_complete(output)
+            remove_workers(prediction.output)  # their marks are in the ledger now
         return Outcome(len(prediction.work.plan) - skipped, skipped, len(damaged), voxels, seconds)
 
     @abstractmethod

@@ -8,23 +8,29 @@ wins; nothing is locked, and no clocks of two machines are compared. See docs/cl
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from synbb.errors import disk_errors
+from synbb.errors import SynbbError, disk_errors
+from synbb.inference.ledger import workers_folder
 
 BEATS = 6
 """How often a counter moves in the time after which its lease expires."""
 
 WATCHED = 64
 """Leases that an idle worker reads at each look, so that many idle workers do not wear the file system out."""
+
+SETTINGS = "settings.json"
+"""What all workers of an output must agree upon beside the plan: batch and expiry."""
 
 _NAME = re.compile(r"lease-(\d+)\.(\d+)")
 
@@ -78,10 +84,10 @@ class Leases:
         self.release()
 
     def listed(self) -> dict[int, Lease]:
-        """The newest lease of every group that is taken."""
+        """The newest lease of every group that is taken; none where the folder is gone, all being done."""
         found: dict[int, Lease] = {}
-        for entry in os.scandir(self.folder):
-            match = _NAME.fullmatch(entry.name)
+        for path in self.folder.glob("lease-*"):
+            match = _NAME.fullmatch(path.name)
             if match:
                 lease = Lease(int(match[1]), int(match[2]))
                 if lease.group not in found or found[lease.group].generation < lease.generation:
@@ -99,7 +105,7 @@ class Leases:
         path = self.folder / wanted.name
         try:
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        except FileExistsError:
+        except (FileExistsError, FileNotFoundError):  # the latter: all is done, and the folder removed
             return False
         with disk_errors(path):
             try:
@@ -196,3 +202,24 @@ class Leases:
                     os.fsync(file)
                 finally:
                     os.close(file)
+
+
+def check_nobody_shares(output: str, say: Callable[[str], None]) -> None:
+    """For a process that holds the ledger: are workers with leases at ``output``?
+
+    Raises:
+        SynbbError: a worker's lease is seen to move, within the expiry.
+    """
+    folder = workers_folder(output)
+    settings = folder / SETTINGS
+    if not settings.exists():
+        return
+    leases = Leases(folder, "", float(json.loads(settings.read_text())["expiry"]))
+    if leases.listed():
+        say(f"leases of workers are left; seeing for up to {leases.expiry:g} s whether any of them is alive")
+    worker = leases.alive()
+    if worker is not None:
+        raise SynbbError(
+            f"{output}: worker {worker} is writing it at this moment; wait for the workers to end, or join them with "
+            "--worker"
+        )

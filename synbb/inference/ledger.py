@@ -316,6 +316,12 @@ def read_marks(output: str | Path) -> tuple[dict[str, Any], dict[int, Mark]]:
     return state.header["plan"], state.marks
 
 
+def is_created(output: str | Path) -> bool:
+    """Whether the ledger of ``output`` says that its metadata were completely written."""
+    path = ledger_path(output)
+    return _parse(path, path.read_bytes()).created
+
+
 def remove_workers(output: str | Path) -> None:
     """Remove marks and leases of processes that shared ``output``; their marks are in the ledger, or worth nothing."""
     folder = workers_folder(output)

@@ -50,14 +50,14 @@ def open_output(
         )
 
 
-def reopen(path: str) -> WritableVolume:
-    """An output that was created earlier, for writing; removes what writers that were killed left half-written.
+def reopen(path: str, *, tidy: bool = True) -> WritableVolume:
+    """An output that was created earlier, for writing; ``tidy`` where nobody else writes it at this moment.
 
     Raises:
         SynbbError: its metadata are gone or damaged.
     """
-    for left in (Path(path) / "0").rglob("*.partial"):  # zarr writes beside and renames
-        left.unlink(missing_ok=True)
+    if tidy:
+        remove_partial(path)
     try:
         # zarr does not store this setting, it has to be given at every opening
         array = zarr.open_array(str(Path(path) / "0"), mode="r+", config={"write_empty_chunks": True})
@@ -66,6 +66,12 @@ def reopen(path: str) -> WritableVolume:
             f"{path}: its metadata are damaged ({type(error).__name__}: {error}); remove it and predict again"
         ) from error
     return WritableVolume(path, array)
+
+
+def remove_partial(path: str) -> None:
+    """Remove what writers that were killed left half-written."""
+    for left in (Path(path) / "0").rglob("*.partial"):  # zarr writes beside and renames
+        left.unlink(missing_ok=True)
 
 
 def mark_complete(output: WritableVolume) -> None:

@@ -18,32 +18,13 @@ import numpy as np
 import pytest
 from distributed import LocalCluster
 from predict_process import predict_blocks
+from predicting import BLOCKS, voxels
 
 from synbb.errors import RunEnded, SynbbError
 from synbb.inference.cluster import ClusterDriver
 from synbb.inference.cluster_start import connected
 from synbb.inference.ledger import ledger_path, read_marks
 from synbb.volumes.opening import open_volume
-from synbb.volumes.writing import create_volume
-
-SHAPE = (7, 30, 37)
-BLOCKS = 4 * 4 * 5
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    where = tmp_path_factory.mktemp("input") / "raw.zarr"
-    made = create_volume(where, shape=SHAPE, dtype="uint8", voxel_size=(50.0, 9.2, 9.2), chunks=(4, 16, 16))
-    made.write(made.box, np.random.default_rng(0).integers(1, 255, SHAPE, dtype=np.uint8))
-    return where
-
-
-@pytest.fixture(scope="module")
-def alone(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
-    """What one process makes of it."""
-    where = tmp_path_factory.mktemp("alone") / "out.zarr"
-    predict_blocks(str(raw), str(where))
-    return voxels(where)
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +95,8 @@ class Predicting:
         return self.future.result(240)  # importing torch takes its time on a busy machine
 
 
-def voxels(output: Path) -> np.ndarray:
-    stored = open_volume(str(output))
-    return stored.read(stored.box)
-
-
 def test_killed_workers_cost_nothing_but_time(
-    raw: Path, alone: np.ndarray, scheduler: str, workers: Workers, tmp_path: Path
+    raw: Path, undisturbed: np.ndarray, scheduler: str, workers: Workers, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.zarr"
     victims = [workers.start() for _ in range(2)]
@@ -136,13 +112,13 @@ def test_killed_workers_cost_nothing_but_time(
     summary = predicting.end()
     assert (summary.blocks, summary.done) == (BLOCKS, BLOCKS)
     assert not [line for line in predicting.said if line.startswith("block ")], "no block is declared failed"
-    np.testing.assert_array_equal(voxels(output), alone)
+    np.testing.assert_array_equal(voxels(output), undisturbed)
     assert open_volume(str(output)).attributes["complete"] is True
     assert set(workers.computed) == set(range(BLOCKS))
 
 
 def test_a_block_that_always_raises_is_reported_once(
-    raw: Path, alone: np.ndarray, scheduler: str, workers: Workers, tmp_path: Path
+    raw: Path, undisturbed: np.ndarray, scheduler: str, workers: Workers, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.zarr"
     for _ in range(2):
@@ -159,7 +135,7 @@ def test_a_block_that_always_raises_is_reported_once(
     assert set(read_marks(output)[1]) == set(range(BLOCKS)) - {7}
     assert open_volume(str(output)).attributes["complete"] is False
     assert predict_blocks(str(raw), str(output)).done == 1, "another call goes on where it ended"
-    np.testing.assert_array_equal(voxels(output), alone)
+    np.testing.assert_array_equal(voxels(output), undisturbed)
 
 
 def test_a_block_that_kills_workers_is_given_up(raw: Path, scheduler: str, workers: Workers, tmp_path: Path) -> None:
@@ -178,7 +154,7 @@ def test_a_block_that_kills_workers_is_given_up(raw: Path, scheduler: str, worke
 
 
 def test_without_workers_the_run_ends_and_can_go_on(
-    raw: Path, alone: np.ndarray, scheduler: str, workers: Workers, tmp_path: Path
+    raw: Path, undisturbed: np.ndarray, scheduler: str, workers: Workers, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.zarr"
     workers.start()
@@ -198,7 +174,7 @@ def test_without_workers_the_run_ends_and_can_go_on(
     finally:
         fresh.kill_all()
     assert not marked & set(fresh.computed), "no block is computed after its mark"
-    np.testing.assert_array_equal(voxels(output), alone)
+    np.testing.assert_array_equal(voxels(output), undisturbed)
 
 
 def test_nobody_answers(raw: Path, tmp_path: Path) -> None:
@@ -207,7 +183,7 @@ def test_nobody_answers(raw: Path, tmp_path: Path) -> None:
         predict_blocks(str(raw), str(tmp_path / "out.zarr"), driver=driver)
 
 
-def test_workers_of_this_machine_are_replaced_when_killed(raw: Path, alone: np.ndarray, tmp_path: Path) -> None:
+def test_workers_of_this_machine_are_replaced_when_killed(raw: Path, undisturbed: np.ndarray, tmp_path: Path) -> None:
     """``--cluster local:1``: dask's nanny starts the process again, which gets network and plan anew."""
     output = tmp_path / "out.zarr"
     predicting = Predicting(raw, output, "local:1", pause=0.05)
@@ -216,4 +192,4 @@ def test_workers_of_this_machine_are_replaced_when_killed(raw: Path, alone: np.n
         if "Nanny" in child.name or "Dask Worker" in child.name:
             child.kill()
     assert predicting.end().done == BLOCKS
-    np.testing.assert_array_equal(voxels(output), alone)
+    np.testing.assert_array_equal(voxels(output), undisturbed)
