@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from synbb.inference.drivers import Driver
 
 
 def command(
@@ -71,6 +75,28 @@ def command(
     allow_unfinished: Annotated[
         bool, typer.Option("--allow-unfinished", help="Predict although the masks of the run are not final.")
     ] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="local:N|tcp://HOST:8786|FILE.yaml", help="Blocks on workers of a dask cluster."),
+    ] = None,
+    worker: Annotated[
+        bool, typer.Option("--worker", help="Be one of any number of processes that share OUTPUT (job arrays).")
+    ] = False,
+    lease_expiry: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="Silence after which a --worker counts as lost.")
+    ] = 60.0,
+    retries: Annotated[
+        int, typer.Option(min=0, help="Further attempts for a block that raises (--cluster, --worker).")
+    ] = 2,
+    worker_timeout: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="End after so long without any worker (--cluster).")
+    ] = 600.0,
+    lifetime: Annotated[
+        str | None, typer.Option(metavar="225m", help="Of a worker, shorter than its job's walltime (FILE.yaml).")
+    ] = None,
+    lifetime_stagger: Annotated[
+        str | None, typer.Option(metavar="10m", help="Up to which lifetimes differ (FILE.yaml).")
+    ] = None,
 ) -> None:
     """Predict synapse probabilities over a volume of any size; started again, it does only what is missing."""
     from synbb.cli import segment as segmenting
@@ -86,6 +112,21 @@ def command(
         raise SynbbError("--drop-probabilities leaves nothing without --segment OUT.zarr; give both, or neither")
     if segment is not None and Path(segment).exists():
         raise SynbbError(f"{segment} exists; choose another name for --segment, or remove it")
+    driver: Driver | None = None
+    if cluster is not None and worker:
+        raise SynbbError("--cluster and --worker are two ways of the same; choose one")
+    if worker:
+        from synbb.inference.leased import LeasedDriver
+
+        driver = LeasedDriver(retries=retries, expiry=lease_expiry)
+    if cluster is not None:
+        from synbb.inference.cluster import ClusterDriver
+        from synbb.inference.cluster_start import absolute, connected
+
+        connect = partial(connected, cluster, lifetime=lifetime, lifetime_stagger=lifetime_stagger)
+        driver = ClusterDriver(connect, device=device, retries=retries, worker_timeout=worker_timeout)
+        volume, output, device = absolute(volume), output.absolute(), "cpu"
+
     with progress("predicting", "blocks") as bar:
         summary = predict(
             run,
@@ -111,6 +152,7 @@ def command(
             verify=verify,
             dry_run=dry_run,
             allow_unfinished=allow_unfinished,
+            driver=driver,
             progress=bar,
             say=lambda line: console.print(line, markup=False),
         )

@@ -57,11 +57,11 @@ def open_output(
     plan: BlockPlan,
     dtype: str,
     attributes: Mapping[str, Any],
-    ledger: Ledger,
     *,
+    created: bool,
     empty_chunks: bool = True,
 ) -> WritableVolume:
-    """The output to be written: what an earlier call created, or a new one in the grid of ``volume``.
+    """The output to be written: what an earlier call ``created``, or a new one in the grid of ``volume``.
 
     ``empty_chunks`` says whether chunks that are 0 everywhere are stored.
 
@@ -69,11 +69,11 @@ def open_output(
         SynbbError: the output of an earlier call is damaged.
         RunEnded: the disk is full.
     """
-    if ledger.created:
+    if created:
         return reopen(path, empty_chunks=empty_chunks)
     chunks, shards = output_grid(plan.region, plan.write_block)
     with disk_errors(path, KEPT):
-        created = create_volume(
+        return create_volume(
             path,
             shape=plan.region.shape,
             dtype=np.dtype(dtype),
@@ -83,20 +83,18 @@ def open_output(
             shards=shards,
             attributes={**attributes, COMPLETE: False},
             empty_chunks=empty_chunks,
-            overwrite=True,  # the ledger is ours and knows of no block: what is there is a creation cut short
+            overwrite=True,  # the ledger is ours and knows of no output: what is there is a creation cut short
         )
-    ledger.record_creation()
-    return created
 
 
-def reopen(path: str, *, empty_chunks: bool = True) -> WritableVolume:
-    """An output that was created earlier, for writing; removes what writers that were killed left half-written.
+def reopen(path: str, *, tidy: bool = True, empty_chunks: bool = True) -> WritableVolume:
+    """An output that was created earlier, for writing; ``tidy`` where nobody else writes it at this moment.
 
     Raises:
         SynbbError: its metadata are gone or damaged.
     """
-    for left in (Path(path) / "0").rglob("*.partial"):  # zarr writes beside and renames
-        left.unlink(missing_ok=True)
+    if tidy:
+        remove_partial(path)
     try:
         # zarr does not store this setting, it has to be given at every opening
         array = zarr.open_array(str(Path(path) / "0"), mode="r+", config={"write_empty_chunks": empty_chunks})
@@ -105,6 +103,12 @@ def reopen(path: str, *, empty_chunks: bool = True) -> WritableVolume:
             f"{path}: its metadata are damaged ({type(error).__name__}: {error}); remove it and predict again"
         ) from error
     return WritableVolume(path, array)
+
+
+def remove_partial(path: str) -> None:
+    """Remove what writers that were killed left half-written."""
+    for left in (Path(path) / "0").rglob("*.partial"):  # zarr writes beside and renames
+        left.unlink(missing_ok=True)
 
 
 def complete(output: WritableVolume, marks: Mapping[int, Mark]) -> NoDataReport:

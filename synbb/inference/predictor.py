@@ -1,6 +1,8 @@
 """Prediction of arrays in memory and, block by block, of volumes on disk.
 
-    reader threads -> bounded queue -> network (calling thread) -> bounded queue -> writer thread -> ledger
+What is to be computed is decided here, who computes it is a driver (``drivers.py``):
+
+    reader threads -> bounded queue -> network -> bounded queue -> writer thread -> ledger
 
 A reader reads a block's read box and normalises it; the writer turns logits into probabilities, brings them to the
 input's voxels, quantises, writes, and marks the block in the ledger. Nothing else than the blocks under way is in
@@ -9,24 +11,21 @@ memory.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from synbb.errors import SynbbError
-from synbb.inference.block_work import BlockInput, BlockWork, check_finite, pad_to
-from synbb.inference.blocks import Block, BlockPlan, Windows, check_region, round_up
+from synbb.inference.block_work import BlockWork, check_finite, pad_to
+from synbb.inference.blocks import BlockPlan, Windows, check_region, round_up
+from synbb.inference.drivers import Driver, LocalDriver, Prediction, Progress
 from synbb.inference.estimate import estimate
-from synbb.inference.ledger import Ledger
 from synbb.inference.network import Floats, Network
-from synbb.inference.no_data import Tissue, Where, check_missing
-from synbb.inference.output import NoDataReport, complete, forget_damaged, open_output
-from synbb.inference.pipeline import Readers, Writer
+from synbb.inference.no_data import Tissue, check_missing
+from synbb.inference.output import NoDataReport
 from synbb.inference.sizes import default_write_block
 from synbb.models.receptive_field import block_dependent_norms
 from synbb.volumes.box import AXES, Box, triple
@@ -38,9 +37,6 @@ if TYPE_CHECKING:
 
     from synbb.volumes.statistics import Normalisation
     from synbb.volumes.volume import Volume
-    from synbb.volumes.writing import WritableVolume
-
-Progress = Callable[[int, int], None]
 
 DTYPES = ("uint8", "float32")
 
@@ -149,6 +145,7 @@ def predict_volume(
     dry_run: bool = False,
     progress: Progress | None = None,
     announce: Callable[[str], None] | None = None,
+    driver: Driver | None = None,
 ) -> PredictionSummary:
     """Write the probabilities of ``volume`` (or of a region) to an OME-Zarr, block by block; go on where it stopped.
 
@@ -187,6 +184,7 @@ def predict_volume(
         progress: called with (blocks done, blocks) from the writer's thread.
         announce: called with each line that describes the plan, before the first block.
         dry_run: describe the plan, time one batch, and write nothing.
+        driver: who computes the blocks; None for this process.
 
     Where the input has no data (absent chunks, blank tiles, outside of the mask) 0 is written; the output's metadata
     and ``OUT.zarr.no_data.csv`` say in which sections.
@@ -239,95 +237,25 @@ def predict_volume(
         "run_id": run_id,
         "model_sha256": model_sha256,
     }
-    with Ledger(output_path, plan.fields()) as ledger:
-        output = open_output(str(output_path), volume, plan, dtype, stored, ledger, empty_chunks=not floor)
-        damaged = forget_damaged(output, ledger) if verify else []
-        skipped = len(ledger.marks)
-        began = time.perf_counter()
-        voxels = _Prediction(work, output, ledger, progress).run(network, reader_threads)
-        seconds = time.perf_counter() - began
-        without = complete(output, ledger.marks)
+    prediction = Prediction(
+        work, network, str(output_path), dtype, stored, verify, progress, announce or (lambda _: None)
+    )
+    outcome = (driver or LocalDriver(reader_threads)).run(prediction)
     return PredictionSummary(
         output=str(output_path),
         region=covered,
         blocks=len(plan),
-        done=len(plan) - skipped,
-        skipped=skipped,
-        damaged=len(damaged),
-        voxels=voxels,
-        seconds=seconds,
+        done=outcome.done,
+        skipped=outcome.skipped,
+        damaged=outcome.damaged,
+        voxels=outcome.voxels,
+        seconds=outcome.seconds,
         work_factor=plan.work_factor,
         batch=network.batch,
         tile=network.tile,
         lines=tuple(lines),
-        no_data=without,
+        no_data=outcome.no_data,
     )
-
-
-class _Prediction:
-    """The blocks of one call, from the input to the ledger."""
-
-    def __init__(self, work: BlockWork, output: WritableVolume, ledger: Ledger, progress: Progress | None) -> None:
-        self.work = work
-        self.plan = work.plan
-        self.output = output
-        self.ledger = ledger
-        self.progress = progress
-
-    def run(self, network: Network, reader_threads: int) -> int:
-        """Compute all blocks that are not marked; returns the voxels written."""
-        finished = frozenset(self.ledger.marks)
-        self._report(len(finished))
-        batches = (batch for batch in self.plan.batches(network.batch) if not finished.issuperset(_numbers(batch)))
-        read = partial(self._read, finished=finished)
-        voxels, done = 0, len(finished)
-        with (
-            network,
-            Writer(behind=2) as writer,
-            Readers(read, threads=reader_threads, ahead=reader_threads) as readers,
-        ):
-            for batch, inputs in readers.over(batches):
-                found = self.work.logits(network, batch, inputs)
-                for block, given, logits in zip(batch, inputs, found, strict=True):
-                    if given is None:
-                        continue
-                    done += 1
-                    voxels += block.write.size
-                    writer.submit(_Job(self, block, logits, given.no_data, done))
-        return voxels
-
-    def _read(
-        self, batch: tuple[Block, ...], finished: frozenset[int]
-    ) -> tuple[tuple[Block, ...], list[BlockInput | None]]:
-        """The batch and what was read of it; None for a finished block."""
-        return batch, [None if block.index in finished else self.work.read(block) for block in batch]
-
-    def write(self, block: Block, logits: Floats, no_data: Where | None, done: int) -> None:
-        """Probabilities of one block to the output, then its mark."""
-        self.ledger.mark(self.work.write(self.output, block, logits, no_data))
-        self._report(done)
-
-    def _report(self, done: int) -> None:
-        if self.progress is not None:
-            self.progress(done, len(self.plan))
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A block on its way to the writer."""
-
-    prediction: _Prediction
-    block: Block
-    logits: Floats
-    no_data: Where | None
-    done: int
-
-    def __call__(self) -> None:
-        self.prediction.write(self.block, self.logits, self.no_data, self.done)
-
-
-def _numbers(batch: tuple[Block, ...]) -> list[int]:
-    return [block.index for block in batch]
 
 
 def _input_identity(volume: Volume) -> dict[str, Any]:

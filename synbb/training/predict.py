@@ -10,6 +10,7 @@ import torch
 
 from synbb.errors import SynbbError
 from synbb.inference.blocks import Windows
+from synbb.inference.drivers import Driver
 from synbb.inference.no_data import Tissue
 from synbb.inference.output import no_data_path
 from synbb.inference.predictor import PredictionSummary, predict_volume
@@ -48,7 +49,8 @@ def predict(
     verify: bool = False,
     dry_run: bool = False,
     allow_unfinished: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    driver: Driver | None = None,
+    progress: Callable[..., None] | None = None,
     say: Callable[[str], None],
 ) -> list[str]:
     """Predict ``input_path`` with a run into ``output_path``; see ``predict_volume`` for the blocks.
@@ -81,7 +83,8 @@ def predict(
         verify: check finished blocks first.
         dry_run: say what would be done, and write nothing.
         allow_unfinished: predict although the masks are not final.
-        progress: called with (blocks done, blocks).
+        driver: who computes the blocks; None for this process.
+        progress: called with (blocks done, blocks), and a note on how it goes where the driver has one.
         say: prints a line for a person.
 
     Returns:
@@ -151,6 +154,7 @@ def predict(
         windows=windows,
         verify=verify,
         dry_run=dry_run,
+        driver=driver,
         progress=progress,
         announce=say,
     )

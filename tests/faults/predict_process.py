@@ -18,11 +18,14 @@ from torch import Tensor, nn
 from synbb.errors import SynbbError
 from synbb.inference import predict_volume
 from synbb.inference.block_work import BlockWork
+from synbb.inference.leased import LeasedDriver
 from synbb.volumes.opening import open_volume
 from synbb.volumes.statistics import Normalisation
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from synbb.inference import PredictionSummary
 
 VOXEL = (50.0, 9.2, 9.2)
 STRIDE, HALO, BLOCK = (1, 2, 2), (1, 3, 3), (2, 8, 8)
@@ -45,50 +48,80 @@ class Net(nn.Module):
         return out
 
 
-def announce_reads() -> None:
-    """Let each block that is going to be computed be printed."""
+def announce_reads(broken: int | None = None) -> None:
+    """Let each block that is going to be computed be printed; reading block ``broken`` raises."""
     read_quietly = BlockWork.read
 
     def read(work: BlockWork, block: Any) -> Any:
         print("computed", block.index, flush=True)
+        if block.index == broken:
+            raise RuntimeError(f"block {broken} is broken")
         return read_quietly(work, block)
 
     BlockWork.read = read  # type: ignore[method-assign]
 
 
-def main(raw: str, output: str, log: str, pause: float = 0.0, file_limit: int = 0) -> None:
-    """Predict ``raw``; ``file_limit`` is the most bytes that a file of this process may have."""
+def main(
+    raw: str,
+    output: str,
+    log: str,
+    pause: float = 0.0,
+    *,
+    file_limit: int = 0,
+    expiry: float = 0.0,
+    broken: int | None = None,
+    **changed: Any,
+) -> None:
+    """Predict ``raw``.
+
+    Args:
+        raw: the input.
+        output: the prediction.
+        log: what is printed.
+        pause: seconds at each batch.
+        file_limit: the most bytes that a file of this process may have.
+        expiry: be a worker with leases that expire so.
+        broken: number of a block whose reading raises.
+        changed: arguments of predict_volume.
+    """
     # A shell ignores Ctrl-C for what it starts in the background, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with open(log, "w", buffering=1) as stream:
         sys.stdout = sys.stderr = stream
-        status = predict(raw, output, pause, file_limit)
+        status = predict(raw, output, pause, file_limit, expiry, broken, changed)
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     sys.exit(status)
 
 
-def predict(raw: str, output: str, pause: float, file_limit: int) -> int:
+def predict(
+    raw: str, output: str, pause: float, file_limit: int, expiry: float, broken: int | None, changed: dict[str, Any]
+) -> int:
     torch.set_num_threads(1)
     if file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-    announce_reads()
+    announce_reads(broken)
+    if expiry:
+        changed["driver"] = LeasedDriver(expiry=expiry)
     try:
-        summary = predict_volume(
-            Net(pause),
-            open_volume(raw),
-            output,
-            working_voxel_size=VOXEL,
-            normalisation=Normalisation(0.0, 255.0),
-            stride=STRIDE,
-            halo=HALO,
-            write_block=BLOCK,
-            attributes={},
-            model_sha256="0" * 64,
-            run_id="fault",
-            dtype="float32",
-        )
+        summary = predict_blocks(raw, output, pause, announce=lambda line: print(line, flush=True), **changed)
     except SynbbError as error:
         print(error, file=sys.stderr, flush=True)
         return error.exit_status
     print("summary", summary.blocks, summary.done, summary.skipped, flush=True)
     return 0
+
+
+def predict_blocks(raw: str, output: str, pause: float = 0.0, **changed: Any) -> PredictionSummary:
+    """The prediction of all tests of this folder."""
+    arguments = {
+        "working_voxel_size": VOXEL,
+        "normalisation": Normalisation(0.0, 255.0),
+        "stride": STRIDE,
+        "halo": HALO,
+        "write_block": BLOCK,
+        "attributes": {},
+        "model_sha256": "0" * 64,
+        "run_id": "fault",
+        "dtype": "float32",
+    }
+    return predict_volume(Net(pause), open_volume(raw), output, **{**arguments, **changed})

@@ -2,100 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
 import time
 from collections import Counter
-from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
-import predict_process
 import pytest
+from predicting import BLOCKS, SHAPE, run, start, voxels, wait_for_marks
 
 from synbb.inference.ledger import ledger_path, read_marks
 from synbb.inference.output import verify_output
-from synbb.volumes.opening import open_volume
 from synbb.volumes.writing import create_volume
-
-SHAPE = (7, 30, 37)
-BLOCKS = 4 * 4 * 5
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    where = tmp_path_factory.mktemp("input") / "raw.zarr"
-    made = create_volume(where, shape=SHAPE, dtype="uint8", voxel_size=(50.0, 9.2, 9.2), chunks=(4, 16, 16))
-    made.write(made.box, np.random.default_rng(0).integers(1, 255, SHAPE, dtype=np.uint8))
-    return where
-
-
-@pytest.fixture(scope="module")
-def undisturbed(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
-    where = tmp_path_factory.mktemp("undisturbed") / "out.zarr"
-    finished = run(raw, where)
-    assert finished.status == 0, finished.text
-    return voxels(where)
-
-
-@dataclass
-class Predicting:
-    """A process that predicts, and what it says."""
-
-    process: BaseProcess
-    log: Path
-
-    def end(self) -> Predicting:
-        """Wait for the end."""
-        self.process.join(60)
-        assert not self.process.is_alive(), "it hangs"
-        return self
-
-    @property
-    def status(self) -> int | None:
-        return self.process.exitcode
-
-    @property
-    def text(self) -> str:
-        return self.log.read_text()
-
-    @property
-    def computed(self) -> list[int]:
-        """Numbers of the blocks that were read for the network."""
-        return [int(line.split()[1]) for line in self.text.splitlines() if line.startswith("computed")]
-
-
-def start(raw: Path, output: Path, pause: float = 0.0, file_limit: int = 0) -> Predicting:
-    """A new process, forked from one that has done nothing but import (importing takes seconds)."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["synbb.inference.predictor"])
-    log = output.with_name(f"log-{time.monotonic_ns()}")
-    log.touch()
-    process = context.Process(target=predict_process.main, args=(str(raw), str(output), str(log), pause, file_limit))
-    process.start()
-    return Predicting(process, log)
-
-
-def run(raw: Path, output: Path, file_limit: int = 0) -> Predicting:
-    return start(raw, output, file_limit=file_limit).end()
-
-
-def voxels(output: Path) -> np.ndarray:
-    stored = open_volume(str(output))
-    return stored.read(stored.box)
-
-
-def wait_for_marks(predicting: Predicting, output: Path, count: int) -> None:
-    """Until so many blocks are marked."""
-    until = time.monotonic() + 60
-    while predicting.process.is_alive() and time.monotonic() < until:
-        if ledger_path(output).exists() and ledger_path(output).read_bytes().count(b'"block"') >= count:
-            return
-        time.sleep(0.005)
-    pytest.fail(f"{count} blocks were never marked: {predicting.text}")
 
 
 def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(

@@ -118,7 +118,7 @@ def test_the_ledger_of_an_output_that_was_removed_begins_anew(output: Path) -> N
 def hold(output: str, held: Any, release: Any) -> None:
     with Ledger(output, PLAN):
         held.set()
-        release.wait(20)
+        release.wait(120)
 
 
 def test_two_processes_do_not_write_one_output(output: Path) -> None:
@@ -127,7 +127,7 @@ def test_two_processes_do_not_write_one_output(output: Path) -> None:
     other = context.Process(target=hold, args=(str(output), held, release))
     other.start()
     try:
-        assert held.wait(20)
+        assert held.wait(120)  # it imports first
         with pytest.raises(SynbbError, match="another process is writing"):
             Ledger(output, PLAN)
     finally:

@@ -1,0 +1,110 @@
+"""Blocks that are computed where one that raises must not hold up the others: on workers of every kind."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from synbb.errors import DISK_FULL, SynbbError
+from synbb.inference.blocks import Block
+from synbb.inference.ledger import Mark
+
+if TYPE_CHECKING:
+    from synbb.inference.block_work import BlockInput, BlockWork
+    from synbb.inference.network import Network
+    from synbb.volumes.writing import WritableVolume
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A block that raised.
+
+    Attributes:
+        block: its number.
+        text: the traceback.
+        fatal: whether every other block would fail as well (a full disk).
+    """
+
+    block: int
+    text: str
+    fatal: bool = False
+
+    @classmethod
+    def of(cls, block: int, error: BaseException) -> Failure:
+        """The failure of ``block`` with ``error``."""
+        cause = error.__cause__
+        full = isinstance(error, SynbbError) and isinstance(cause, OSError) and cause.errno in DISK_FULL
+        return cls(block, "".join(traceback.format_exception(error)).rstrip(), full)
+
+    @property
+    def message(self) -> str:
+        """Its last line without the name of the exception."""
+        return self.summary.partition(": ")[2] or self.summary
+
+    @property
+    def summary(self) -> str:
+        """Its last line."""
+        return self.text.splitlines()[-1]
+
+
+def compute_blocks(
+    work: BlockWork,
+    network: Network,
+    output: WritableVolume,
+    batch: Sequence[Block],
+    missing: frozenset[int],
+    turn: threading.Lock | None = None,
+) -> tuple[list[Mark], list[Failure]]:
+    """Compute the ``missing`` blocks of a batch of the plan and write them; a block that raises holds up no other.
+
+    The places of blocks that are not computed are held by one that is, so the result has the bits of the whole batch.
+
+    Args:
+        work: the blocks.
+        network: entered.
+        output: where to.
+        batch: of the plan.
+        missing: numbers of the blocks to compute.
+        turn: held while the network runs.
+
+    Returns:
+        Marks of the blocks that are written, failures of the others.
+    """
+    turn = turn or threading.Lock()
+    marks: list[Mark] = []
+    failures: list[Failure] = []
+    inputs: dict[int, BlockInput] = {}
+    for block in batch:
+        if block.index in missing:
+            try:
+                inputs[block.index] = work.read(block)
+            except Exception as error:
+                failures.append(Failure.of(block.index, error))
+
+    def attempt(wanted: Sequence[Block]) -> None:
+        chosen = {block.index for block in wanted}
+        given = [inputs[block.index] if block.index in chosen else None for block in batch]
+        try:
+            with turn:
+                found = work.logits(network, batch, given)
+        except Exception as error:
+            if len(wanted) == 1:
+                failures.append(Failure.of(wanted[0].index, error))
+            else:  # which of them is to blame shows when each is alone
+                for block in wanted:
+                    attempt([block])
+            return
+        for block, read, logits in zip(batch, given, found, strict=True):
+            if read is not None:
+                try:
+                    marks.append(work.write(output, block, logits, read.no_data))
+                except Exception as error:
+                    failures.append(Failure.of(block.index, error))
+
+    readable = [block for block in batch if block.index in inputs]
+    if readable:
+        attempt(readable)
+    return marks, failures

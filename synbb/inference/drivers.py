@@ -1,0 +1,207 @@
+"""Who computes the blocks of a prediction: this process, workers of a cluster, or processes that share leases.
+
+``predict_volume`` (``predictor.py``) decides what is to be computed (a :class:`Prediction`) and hands it to a
+:class:`Driver`, which opens the books, computes what is missing and marks it. Drivers: :class:`LocalDriver` here,
+``ClusterDriver`` in ``cluster.py``, ``LeasedDriver`` in ``leased.py``.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from synbb.inference.leases import check_nobody_shares
+from synbb.inference.ledger import Ledger, remove_workers
+from synbb.inference.output import NoDataReport, complete, forget_damaged, open_output
+from synbb.inference.pipeline import Readers, Writer
+
+if TYPE_CHECKING:
+    from synbb.inference.block_work import BlockInput, BlockWork
+    from synbb.inference.blocks import Block
+    from synbb.inference.network import Floats, Network
+    from synbb.inference.no_data import Where
+    from synbb.volumes.writing import WritableVolume
+
+Progress = Callable[..., None]
+"""Called with (blocks done, blocks); drivers that know more add words on how it goes as ``note``."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is to be computed, and where to.
+
+    Attributes:
+        work: the blocks.
+        network: not yet on its device.
+        output: path of the output.
+        dtype: of the output.
+        attributes: metadata of the output.
+        verify: read finished blocks first and compute again what is not what was written.
+        progress: told of finished blocks; None for nobody.
+        say: prints a line for a person.
+    """
+
+    work: BlockWork
+    network: Network
+    output: str
+    dtype: str
+    attributes: Mapping[str, Any]
+    verify: bool = False
+    progress: Progress | None = None
+    say: Callable[[str], None] = lambda _: None
+
+    @property
+    def empty_chunks(self) -> bool:
+        """Whether chunks that are 0 everywhere are stored."""
+        return not self.work.floor
+
+    def report(self, done: int, note: str = "") -> None:
+        """Tell of ``done`` finished blocks."""
+        if self.progress is None:
+            return
+        if note:
+            self.progress(done, len(self.work.plan), note=note)
+        else:
+            self.progress(done, len(self.work.plan))
+
+    def open_output(self, path: str, *, created: bool) -> WritableVolume:
+        """The output at ``path``: reopened when it was ``created`` before, else made anew.
+
+        Raises:
+            SynbbError: the output of an earlier call is damaged.
+            RunEnded: the disk is full.
+        """
+        return open_output(
+            path,
+            self.work.view.source,
+            self.work.plan,
+            self.dtype,
+            self.attributes,
+            created=created,
+            empty_chunks=self.empty_chunks,
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a driver did.
+
+    Attributes:
+        done: blocks computed now.
+        skipped: blocks that were finished before.
+        damaged: finished blocks that were found damaged and computed again.
+        voxels: voxels of the input written now.
+        seconds: wall time of the blocks.
+        no_data: where the output has none.
+    """
+
+    done: int
+    skipped: int
+    damaged: int
+    voxels: int
+    seconds: float
+    no_data: NoDataReport
+
+
+class Driver(Protocol):
+    """Computes what is missing of a prediction."""
+
+    def run(self, prediction: Prediction) -> Outcome:
+        """Compute and mark all that is missing.
+
+        Raises:
+            SynbbError: an output of another plan; a mistake in the input.
+            RunEnded: the disk is full, blocks failed, workers are gone. Finished blocks are kept.
+        """
+
+
+class SingleWriter(ABC):
+    """A driver that holds the ledger: it alone marks, whoever computes."""
+
+    def run(self, prediction: Prediction) -> Outcome:
+        """As :meth:`Driver.run`."""
+        check_nobody_shares(prediction.output, prediction.say)
+        with Ledger(prediction.output, prediction.work.plan.fields()) as ledger:
+            output = prediction.open_output(prediction.output, created=ledger.created)
+            if not ledger.created:
+                ledger.record_creation()
+            damaged = forget_damaged(output, ledger) if prediction.verify else []
+            skipped = len(ledger.marks)
+            began = time.perf_counter()
+            voxels = self.compute(prediction, output, ledger)
+            seconds = time.perf_counter() - began
+            without = complete(output, ledger.marks)
+            remove_workers(prediction.output)  # their marks are in the ledger now
+        return Outcome(len(prediction.work.plan) - skipped, skipped, len(damaged), voxels, seconds, without)
+
+    @abstractmethod
+    def compute(self, prediction: Prediction, output: WritableVolume, ledger: Ledger) -> int:
+        """Compute and mark all blocks that are not marked; returns the voxels written."""
+
+
+class LocalDriver(SingleWriter):
+    """This process: reader threads -> bounded queue -> network (calling thread) -> bounded queue -> writer thread.
+
+    Args:
+        reader_threads: threads that read and normalise ahead of the network.
+    """
+
+    def __init__(self, reader_threads: int = 2) -> None:
+        self._threads = reader_threads
+
+    def compute(self, prediction: Prediction, output: WritableVolume, ledger: Ledger) -> int:
+        """As :meth:`SingleWriter.compute`."""
+        work, network = prediction.work, prediction.network
+        finished = frozenset(ledger.marks)
+        prediction.report(len(finished))
+        batches = (b for b in work.plan.batches(network.batch) if not finished.issuperset(numbers(b)))
+        read = partial(_read, work, finished)
+        voxels, done = 0, len(finished)
+        with (
+            network,
+            Writer(behind=2) as writer,
+            Readers(read, threads=self._threads, ahead=self._threads) as readers,
+        ):
+            for batch, inputs in readers.over(batches):
+                found = work.logits(network, batch, inputs)
+                for block, given, logits in zip(batch, inputs, found, strict=True):
+                    if given is None:
+                        continue
+                    done += 1
+                    voxels += block.write.size
+                    writer.submit(_Job(prediction, output, ledger, block, logits, given.no_data, done))
+        return voxels
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A block on its way to the writer."""
+
+    prediction: Prediction
+    output: WritableVolume
+    ledger: Ledger
+    block: Block
+    logits: Floats
+    no_data: Where | None
+    done: int
+
+    def __call__(self) -> None:
+        """Probabilities of the block to the output, then its mark."""
+        self.ledger.mark(self.prediction.work.write(self.output, self.block, self.logits, self.no_data))
+        self.prediction.report(self.done)
+
+
+def numbers(batch: tuple[Block, ...]) -> list[int]:
+    """Of the blocks of a batch."""
+    return [block.index for block in batch]
+
+
+def _read(
+    work: BlockWork, finished: frozenset[int], batch: tuple[Block, ...]
+) -> tuple[tuple[Block, ...], list[BlockInput | None]]:
+    """The batch and what was read of it; None for a finished block."""
+    return batch, [None if block.index in finished else work.read(block) for block in batch]

@@ -1,0 +1,131 @@
+"""Processes that share an output by leases are killed and stopped: real processes, real signals."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from predicting import BLOCKS, marked, run, start, voxels, wait_for_marks
+
+from synbb.inference.ledger import read_marks, workers_folder
+from synbb.inference.output import verify_output
+from synbb.volumes.opening import open_volume
+
+EXPIRY = 1.5
+
+
+def test_workers_are_killed_and_others_finish(raw: Path, undisturbed: np.ndarray, tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+    dice = random.Random(5)
+    workers = [start(raw, output, pause=0.05, expiry=EXPIRY) for _ in range(2)]
+    marks_before: dict[int, set[int]] = {id(worker): set() for worker in workers}
+    for count in (2, 20, 40):
+        wait_for_marks(workers[-1], output, count)
+        time.sleep(dice.uniform(0.0, 0.1))
+        victim = workers[0]
+        victim.process.kill()
+        assert victim.end().status == -signal.SIGKILL
+        workers = [*workers[1:], start(raw, output, pause=0.05, expiry=EXPIRY)]
+        marks_before[id(workers[-1])] = set(read_marks(output)[1])
+    for worker in workers:
+        assert worker.end().status == 0, worker.text
+        assert not marks_before[id(worker)] & set(worker.computed), "a block was computed again after its mark"
+    np.testing.assert_array_equal(voxels(output), undisturbed)
+    assert set(read_marks(output)[1]) == set(range(BLOCKS))
+    assert verify_output(output) == []
+    assert open_volume(str(output)).attributes["complete"] is True
+    assert not list(workers_folder(output).glob("lease-*"))
+    again = run(raw, output)
+    assert f"summary {BLOCKS} 0 {BLOCKS}" in again.text, "a plain prediction sees the workers' marks"
+    assert not workers_folder(output).exists(), "and keeps them in the ledger"
+    assert set(read_marks(output)[1]) == set(range(BLOCKS))
+    assert not list(output.rglob("*.partial"))
+
+
+def test_workers_that_live_do_no_block_twice(raw: Path, undisturbed: np.ndarray, tmp_path: Path) -> None:
+    """Three at once, beginning with nothing: one output comes of it, and each block is computed once."""
+    output = tmp_path / "out.zarr"
+    workers = [start(raw, output, pause=0.01, expiry=60.0) for _ in range(3)]
+    for worker in workers:
+        assert worker.end().status == 0, worker.text
+    computed = Counter(number for worker in workers for number in worker.computed)
+    assert computed == dict.fromkeys(range(BLOCKS), 1)
+    assert marked(output) == BLOCKS
+    np.testing.assert_array_equal(voxels(output), undisturbed)
+    names = sorted(path.name.partition("-")[0] for path in workers_folder(output).iterdir())
+    assert names == ["marks", "marks", "marks", "settings.json"], "bounded: a file a worker, and no lease"
+
+
+def test_a_worker_that_stood_still_does_no_harm(raw: Path, undisturbed: np.ndarray, tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+    sleeper = start(raw, output, pause=0.2, expiry=EXPIRY)
+    wait_for_marks(sleeper, output, 3)
+    assert sleeper.process.pid is not None
+    os.kill(sleeper.process.pid, signal.SIGSTOP)
+    while not list(workers_folder(output).glob("lease-*")):  # it has none for a moment between two groups
+        os.kill(sleeper.process.pid, signal.SIGCONT)
+        time.sleep(0.05)
+        os.kill(sleeper.process.pid, signal.SIGSTOP)
+    try:
+        other = run(raw, output, expiry=EXPIRY)
+        assert other.status == 0, other.text
+        assert "taken over" in other.text
+    finally:
+        os.kill(sleeper.process.pid, signal.SIGCONT)
+    assert sleeper.end().status == 0, sleeper.text
+    np.testing.assert_array_equal(voxels(output), undisturbed)
+    assert verify_output(output) == []
+
+
+def test_another_plan_or_batch_is_refused(raw: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+    first = start(raw, output, pause=0.1, expiry=EXPIRY)
+    wait_for_marks(first, output, 2)
+    for change, difference in (
+        ({"halo": (2, 3, 3)}, "halo was [1, 3, 3], is now [2, 3, 3]"),
+        ({"batch": 3}, "batch was 2, is now 3"),
+    ):
+        refused = run(raw, output, expiry=EXPIRY, **change)
+        assert refused.status == 2, refused.text
+        assert difference in refused.text
+        assert "Traceback" not in refused.text
+    plain = run(raw, output)
+    assert plain.status == 2, plain.text
+    assert "is writing it at this moment" in plain.text
+    first.process.kill()
+    first.end()
+
+
+def test_a_plain_prediction_goes_on_where_killed_workers_ended(
+    raw: Path, undisturbed: np.ndarray, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.zarr"
+    victim = start(raw, output, pause=0.05, expiry=EXPIRY)
+    wait_for_marks(victim, output, 20)
+    victim.process.kill()
+    victim.end()
+    before = set(read_marks(output)[1])
+    plain = run(raw, output)
+    assert plain.status == 0, plain.text
+    assert set(plain.computed) == set(range(BLOCKS)) - before
+    np.testing.assert_array_equal(voxels(output), undisturbed)
+
+
+def test_a_block_that_always_raises_is_given_up(raw: Path, undisturbed: np.ndarray, tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+    workers = [start(raw, output, expiry=EXPIRY, broken=7) for _ in range(2)]
+    for worker in workers:
+        assert worker.end().status == 3, worker.text
+        assert f"1 of {BLOCKS} blocks failed: 7" in worker.text
+    both = "".join(worker.text for worker in workers)
+    assert both.count("Traceback") == 1, "reported once, by the worker that tried last"
+    assert set(read_marks(output)[1]) == set(range(BLOCKS)) - {7}
+    healed = run(raw, output, expiry=EXPIRY)
+    assert healed.status == 0, healed.text
+    assert healed.computed == [7]
+    np.testing.assert_array_equal(voxels(output), undisturbed)

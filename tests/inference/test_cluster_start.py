@@ -1,0 +1,127 @@
+"""``--cluster``: its three forms, the file of a batch system, and the job that is submitted (to a stand-in)."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from synbb.errors import SynbbError
+from synbb.inference.cluster_start import absolute, connected, read_cluster_file
+from synbb.inference.cluster_worker import worker_device
+
+EXAMPLE = Path(__file__).parents[2] / "configs" / "clusters" / "slurm.yaml"
+
+
+@pytest.fixture
+def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder where a stand-in for sbatch puts each job script; it runs none."""
+    folder = tmp_path / "submitted"
+    folder.mkdir()
+    (tmp_path / "bin").mkdir()
+    for name, text in {
+        "sbatch": f'for last; do :; done\nn=$(ls {folder} | wc -l)\ncp "$last" {folder}/$n\necho "batch job $n"',
+        "scancel": "true",
+    }.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return folder
+
+
+def test_the_example_is_submitted_as_written(submitted: Path) -> None:
+    with connected(str(EXAMPLE), lifetime_stagger="7m") as connection:
+        assert connection.threads == 16
+        until = time.monotonic() + 30
+        while not list(submitted.iterdir()) and time.monotonic() < until:
+            time.sleep(0.05)
+    scripts = [path.read_text() for path in submitted.iterdir()]
+    assert len(scripts) == 1, "minimum: 1"
+    for expected in (
+        "#SBATCH -p gpu",
+        "#SBATCH -t 04:00:00",
+        "#SBATCH --gres=gpu:1",
+        "#SBATCH --cpus-per-task=2",
+        "export OMP_NUM_THREADS=2",
+        "--lifetime 225m --lifetime-stagger 7m",
+        "--nthreads 2",
+    ):
+        assert expected in scripts[0]
+
+
+def test_without_dask_jobqueue_it_is_named(submitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    with (
+        pytest.raises(SynbbError, match=r"dask-jobqueue.*pip install 'synbb\[cluster\]'"),
+        connected(str(EXAMPLE)),
+    ):
+        pass
+
+
+def test_without_the_batch_system_its_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SynbbError, match="sbatch is not on PATH"), connected(str(EXAMPLE)):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sytem": "slurm"}, "unknown key 'sytem'; did you mean 'system'"),
+        ({"system": "cron"}, "system = 'cron'"),
+        ({"jobs": 0}, "jobs = 0"),
+        ({"lifetime": "soon"}, "lifetime = 'soon': is no duration"),
+    ],
+)
+def test_mistakes_in_the_file_are_named(change: dict[str, object], message: str, tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text(yaml.safe_dump({**yaml.safe_load(EXAMPLE.read_text()), **change}))
+    with pytest.raises(SynbbError, match=message):
+        read_cluster_file(str(file))
+
+
+def test_an_unknown_option_is_named(submitted: Path, tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    values = yaml.safe_load(EXAMPLE.read_text())
+    file.write_text(yaml.safe_dump({**values, "options": {**values["options"], "wall_time": "1:00"}}))
+    with pytest.raises(SynbbError, match=r"cluster.yaml: options: .*wall_time"), connected(str(file)):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("local:0", "wants a number of workers"),
+        ("remote", "is none of local:N"),
+        ("missing.yaml", "cannot be read"),
+        ("tcp://127.0.0.1:1", "no scheduler answers"),
+    ],
+)
+def test_other_mistakes_are_named(where: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("synbb.inference.cluster_start.PATIENCE", "1s")
+    with pytest.raises(SynbbError, match=message), connected(where):
+        pass
+
+
+def test_paths_become_absolute_and_addresses_stay() -> None:
+    assert absolute("raw.h5:volumes/raw") == str(Path.cwd() / "raw.h5:volumes/raw")
+    assert absolute("s3://bucket/raw.zarr") == "s3://bucket/raw.zarr"
+
+
+def test_workers_of_one_machine_share_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert worker_device("cuda:1", "0") == "cuda:1"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert [worker_device("auto", name) for name in ("0", "3", "5", "SLURMCluster-2-1", "tcp://host")] == [
+        "cuda:0",
+        "cuda:3",
+        "cuda:1",
+        "cuda:1",
+        "cuda:0",
+    ]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert worker_device("auto", "3") == "cpu"

@@ -1,0 +1,148 @@
+"""Leases: who wins, what a counter that stands still means, and outputs that cannot be joined."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from synbb.errors import SynbbError
+from synbb.inference.leased import GROUPS, LARGEST_GROUP, groups
+from synbb.inference.leases import Lease, Leases
+from synbb.inference.ledger import Ledger, Mark, WorkerLedger, ledger_path, read_marks, workers_folder
+from synbb.volumes.box import Box
+
+PLAN = {"region": "0:4,0:4,0:4", "halo": [1, 2, 2]}
+HERE = Box.of_shape((1, 1, 1))
+
+
+def mark(number: int, checksum: str = "00") -> Mark:
+    return Mark(number, HERE, 1, checksum)
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    where = tmp_path / "out.zarr"
+    with Ledger(where, PLAN) as ledger:
+        where.mkdir()
+        (where / "zarr.json").write_text("{}")
+        ledger.record_creation()
+        ledger.mark(mark(0))
+    workers_folder(where).mkdir()
+    return where
+
+
+def test_of_many_who_want_a_group_one_gets_it(tmp_path: Path) -> None:
+    workers = [Leases(tmp_path, f"w{n}", 60.0) for n in range(16)]
+    begin, won = threading.Barrier(len(workers)), []
+
+    def want(leases: Leases, void: Lease | None) -> None:
+        begin.wait()
+        if leases.take(3, void):
+            won.append(leases)
+
+    for void in (None, Lease(3, 0)):  # free; then void, as each of them has found out
+        threads = [threading.Thread(target=want, args=(w, void)) for w in workers if w.held is None]
+        begin = threading.Barrier(len(threads))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(won) == 2
+    assert not won[0].still_held(), "the first learns that it has lost it"
+    assert won[1].still_held()
+    assert [path.name for path in tmp_path.iterdir()] == ["lease-3.1"]
+    won[0].release()
+    assert won[1].still_held(), "giving back what was lost takes nothing from the new holder"
+
+
+def test_a_counter_that_moves_keeps_its_lease(tmp_path: Path) -> None:
+    watcher = Leases(tmp_path, "watcher", 0.6)
+    with Leases(tmp_path, "holder", 0.6) as holder:
+        assert holder.take(0)
+        for _ in range(15):
+            time.sleep(0.1)
+            assert watcher.look(watcher.listed()) == []
+    assert watcher.listed() == {}, "given back at the end"
+
+
+def test_a_counter_that_stands_still_for_the_expiry_is_void(tmp_path: Path) -> None:
+    watcher, dead = Leases(tmp_path, "watcher", 0.6), Leases(tmp_path, "dead", 0.6)  # whose heart never beats
+    assert dead.take(0)
+    began = time.monotonic()
+    while not watcher.look(watcher.listed()):
+        time.sleep(0.02)
+    assert time.monotonic() - began >= 0.6
+
+
+def test_a_watcher_that_stood_still_itself_blames_nobody(tmp_path: Path) -> None:
+    watcher, other = Leases(tmp_path, "watcher", 0.6), Leases(tmp_path, "other", 0.6)
+    assert other.take(0)
+    watcher.look(watcher.listed())
+    time.sleep(1.0)
+    assert watcher.look(watcher.listed()) == [], "one look is no evidence of a second"
+
+
+def test_marks_of_all_are_read_and_taken_over(output: Path) -> None:
+    with WorkerLedger(output, "a", PLAN) as a, WorkerLedger(output, "b", PLAN) as b:
+        a.mark(mark(1))
+        b.mark(mark(2))
+        b.fail(3)
+        assert set(a.marks) == {0}
+        a.refresh()
+        assert set(a.marks) == {0, 1, 2}
+        assert a.failed == {3: 1}
+        assert set(read_marks(output)[1]) == {0, 1, 2}
+        with Ledger(output, PLAN) as ledger:
+            assert set(ledger.marks) == {0, 1, 2}
+            ledger.forget(1)
+        a.mark(mark(4))
+        a.refresh()
+        assert set(a.marks) == {0, 2, 4}, "what was forgotten stays so, what was marked since counts"
+    with Ledger(output, PLAN) as ledger:
+        assert set(ledger.marks) == {0, 2, 4}
+    assert set(read_marks(output)[1]) == {0, 2, 4}
+    with WorkerLedger(output, "c", PLAN) as c:
+        assert not c.failed, "a block that raised in earlier workers has new chances"
+
+
+def test_a_mark_that_is_half_written_is_none(output: Path) -> None:
+    with WorkerLedger(output, "a", PLAN) as a, WorkerLedger(output, "b", PLAN) as b:
+        a.mark(mark(1))
+        file = workers_folder(output) / "marks-a.jsonl"
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-5])
+        b.refresh()
+        assert set(b.marks) == {0}
+        file.write_bytes(whole)
+        b.refresh()
+        assert set(b.marks) == {0, 1}
+
+
+def test_an_output_that_was_begun_anew_has_no_old_marks(output: Path) -> None:
+    with WorkerLedger(output, "a", PLAN) as a:
+        a.mark(mark(1))
+    (output / "zarr.json").unlink()
+    output.rmdir()
+    ledger_path(output).unlink()
+    with Ledger(output, PLAN) as ledger:
+        assert not ledger.marks
+    assert not workers_folder(output).exists()
+
+
+def test_groups_hold_every_batch_once() -> None:
+    for count in (1, 5, GROUPS, 3 * GROUPS + 7, 40 * GROUPS):
+        batches = [(n,) for n in range(count)]
+        made = groups(batches)
+        assert [batch for group in made for batch in group] == batches
+        assert max(map(len, made)) <= LARGEST_GROUP
+
+
+def test_a_flat_refusal_for_two_drivers_at_once(output: Path, tmp_path: Path) -> None:
+    from synbb.inference.leased import _refuse_locked
+
+    with Ledger(output, PLAN), pytest.raises(SynbbError, match="without --worker is writing"):
+        _refuse_locked(ledger_path(output))
+    _refuse_locked(ledger_path(output))
