@@ -3,9 +3,9 @@
     python scripts/bench/cluster_overhead.py [--blocks 8] [--rounds 5]
 
 Both sides compute the same blocks of the same volume of noise with the default U-Net, half of them each: workers of a
-LocalCluster through ``ClusterDriver``, and two plain processes with ``LocalDriver``, each with a volume of half the
-size. Processes are started, and have computed blocks once, before any time is taken. The sides take turns, in an order
-that alternates, so that another job on the machine slows both; printed is the ratio of each pair, and their median.
+LocalCluster through ``ClusterDriver``, and two plain processes with ``LocalDriver`` and a region each. Processes are
+started, and have computed blocks once, before any time is taken. The sides take turns, in an order that alternates, so
+that another job on the machine slows both; printed is the ratio of each pair, and their median.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from synbb.inference import predict_volume
 from synbb.inference.cluster import ClusterDriver
 from synbb.inference.cluster_start import connected
 from synbb.models.unet import build_unet, total_stride
+from synbb.volumes.box import Box
 from synbb.volumes.opening import open_volume
 from synbb.volumes.statistics import Normalisation
 from synbb.volumes.writing import create_volume
@@ -70,11 +71,11 @@ def predict(raw: str, output: str, **changed: Any) -> float:
     return summary.seconds
 
 
-def plain(raw: str, output: str, begin: Any, ended: Any) -> None:
+def plain(raw: str, output: str, region: Box, begin: Any, ended: Any) -> None:
     """A plain process: at each go, predicts once."""
     torch.set_num_threads(1)
     while begin.get():
-        predict(raw, output)
+        predict(raw, output, region=region)
         ended.put(None)
 
 
@@ -87,20 +88,22 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     folder = Path(tempfile.mkdtemp())
     whole = str(volume(folder / "whole.zarr", given.blocks))
-    half = str(volume(folder / "half.zarr", given.blocks // WORKERS))
+    share = (BLOCK[0], BLOCK[1], BLOCK[2] * (given.blocks // WORKERS))
+    parts = [Box.of_shape(share, (0, 0, number * share[2])) for number in range(WORKERS)]
     context = multiprocessing.get_context("spawn")
-    begin, ended = context.Queue(), context.Queue()
+    ended = context.Queue()
+    goes = [context.Queue() for _ in range(WORKERS)]  # one each, so that none takes two turns
     others = [
-        context.Process(target=plain, args=(half, str(folder / f"plain-{n}.zarr"), begin, ended))
-        for n in range(WORKERS)
+        context.Process(target=plain, args=(whole, str(folder / f"plain-{number}.zarr"), part, goes[number], ended))
+        for number, part in enumerate(parts)
     ]
     for process in others:
         process.start()
 
     def plainly() -> float:
         began = time.perf_counter()
-        for _ in others:
-            begin.put(True)
+        for go in goes:
+            go.put(True)
         for _ in others:
             ended.get()
         return time.perf_counter() - began
@@ -121,8 +124,8 @@ def main() -> None:
             for name, side in sides if number % 2 == 0 else reversed(sides):
                 taken[name].append(side())
             print(*(f"{name} {seconds[-1]:.2f} s" for name, seconds in taken.items()), sep=", ", flush=True)
-    for _ in others:
-        begin.put(False)
+    for go in goes:
+        go.put(False)
     for process in others:
         process.join()
     shutil.rmtree(folder)

@@ -225,7 +225,8 @@ class _Run:
                 self.again.append(_Task(task.batch, frozenset({number})))  # alone: is it this one?
             else:
                 self._give_up(
-                    Failure(number, f"{type(error).__name__}: {error}"), f"was under way when {LOSSES} workers died"
+                    Failure(number, f"{type(error).__name__}: {error}"),
+                    f"was under way when {self.losses[number]} workers died",
                 )
 
     def _give_up(self, failure: Failure, why: str) -> None:
