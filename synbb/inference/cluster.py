@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from distributed import KilledWorker
+from distributed.comm import CommClosedError
 
 from synbb.errors import RunEnded
 from synbb.inference.attempts import Failure
@@ -88,6 +89,8 @@ class ClusterDriver(SingleWriter):
             run = _Run(prediction, ledger, connection, name, self._retries, self._timeout)
             try:
                 return run.until_done(_tasks(prediction, finished))
+            except CommClosedError as error:
+                raise run.end("the connection to the scheduler is lost") from error
             finally:
                 with contextlib.suppress(OSError, ValueError):  # a scheduler that is gone needs no tidying
                     client.unregister_worker_plugin(name)
@@ -184,7 +187,7 @@ class _Run:
             done = future.result(timeout=GATHERING)
         except (TimeoutError, CancelledError):
             if future.status == "cancelled":
-                raise self._end("the connection to the scheduler is lost") from None
+                raise self.end("the connection to the scheduler is lost") from None
             self.again.append(task)
         except KilledWorker as error:
             self._give_back(task, error)
@@ -234,7 +237,7 @@ class _Run:
         where = self.plan.block(failure.block).write
         self.prediction.say(f"block {failure.block} (voxels {where}) {why}; the rest goes on. {failure.text}")
         if len(self.failed) >= HOPELESS and self.finished == self.before:
-            raise self._end(f"{len(self.failed)} blocks failed and none was finished ({failure.summary})")
+            raise self.end(f"{len(self.failed)} blocks failed and none was finished ({failure.summary})")
 
     def _look_at_workers(self) -> None:
         now = time.monotonic()
@@ -242,7 +245,7 @@ class _Run:
             return
         self.looked = now
         if self.client.status != "running":
-            raise self._end("the connection to the scheduler is lost")
+            raise self.end("the connection to the scheduler is lost")
         found: dict[str, int] = self.client.nthreads()
         self.lost += len(set(self.workers) - set(found))
         self.workers = found
@@ -254,9 +257,10 @@ class _Run:
             what = "all workers are gone; waiting" if self.lost else "waiting for the first worker,"
             self.prediction.say(f"{what} up to {self.timeout:g} s (--worker-timeout)")
         elif now - self.alone_since > self.timeout:
-            raise self._end(f"all workers are gone: none for {self.timeout:g} s")
+            raise self.end(f"all workers are gone: none for {self.timeout:g} s")
 
-    def _end(self, why: str) -> RunEnded:
+    def end(self, why: str) -> RunEnded:
+        """What to raise when the run cannot go on."""
         return RunEnded(
             f"{self.prediction.output}: {why}; {self.finished} of {len(self.plan)} blocks are finished and kept, start "
             "the same command again to go on"

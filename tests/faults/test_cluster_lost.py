@@ -194,6 +194,19 @@ def test_without_workers_the_run_ends_and_can_go_on(
     np.testing.assert_array_equal(voxels(output), undisturbed)
 
 
+def test_without_scheduler_the_run_ends(raw: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=None, protocol="tcp://") as cluster:
+        workers = Workers(cluster.scheduler_address, tmp_path)
+        workers.start()
+        predicting = Predicting(raw, output, cluster.scheduler_address, pause=0.05)
+        predicting.wait_for_marks(5)
+    with pytest.raises(RunEnded, match=r"connection to the scheduler is lost; .* finished and kept"):
+        predicting.end()
+    workers.kill_all()
+    assert 5 <= len(read_marks(output)[1]) < BLOCKS
+
+
 def test_nobody_answers(raw: Path, tmp_path: Path) -> None:
     driver = ClusterDriver(lambda: connected("local:none"))
     with pytest.raises(SynbbError, match="local:N wants a number"):
