@@ -21,6 +21,7 @@ FLOORS = {
     "evaluation": 1,
     "inference": 2,
     "tasks": 2,
+    "viewing": 2,
     "training": 3,
     "experiments": 3,
     "cli": 4,
@@ -32,7 +33,7 @@ SAME_FLOOR = {
     ("tasks", "inference"),  # a task scores by predicting blocks
     ("experiments", "training"),  # a study is many trainings
 }
-WITHOUT_TORCH = {"volumes", "evaluation", "datasets"}
+WITHOUT_TORCH = {"volumes", "evaluation", "datasets", "viewing"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from synbb import __version__
-from synbb.cli import compare, convert, data, evaluate, info, predict, prune_report, segment, train
+from synbb.cli import compare, convert, data, evaluate, info, predict, prune_report, segment, train, view
 from synbb.cli.console import errors
 from synbb.errors import SynbbError
 
@@ -45,6 +45,7 @@ for name, command in (
     ("segment", segment.command),
     ("evaluate", evaluate.command),
     ("compare", compare.command),
+    ("view", view.command),
     ("prune-report", prune_report.command),
 ):
     app.command(name)(command)

@@ -30,3 +30,16 @@ def integers(text: str, option: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise SynbbError(f"{option} {text!r} must be whole numbers with commas between, for example 3,17,18") from None
+
+
+def three_numbers(text: str, option: str) -> tuple[float, float, float]:
+    """``1200,3400.5,-20`` as three numbers, z y x.
+
+    Raises:
+        SynbbError: anything else, with the option's name.
+    """
+    try:
+        z, y, x = (float(part) for part in text.split(","))
+    except ValueError:
+        raise SynbbError(f"{option} {text!r} must be three numbers z,y,x, for example 1200,3400,2800") from None
+    return z, y, x

@@ -1,0 +1,66 @@
+"""Tables of synapses, as ``synbb segment`` writes them, to be shown as points."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from synbb.errors import SynbbError
+
+if TYPE_CHECKING:
+    from synbb.volumes.box import Nanometres
+
+PLACE = ("z_nm", "y_nm", "x_nm")
+NOTED = ("voxels", "score_mean", "score_max")
+MOST_POINTS = 50_000
+"""All points are kept in the page's state, so a browser does not manage any number."""
+
+
+@dataclass(frozen=True)
+class SynapsePoint:
+    """A row.
+
+    Attributes:
+        place: z, y, x of the centroid, nm.
+        text: what the viewer says of it.
+    """
+
+    place: Nanometres
+    text: str
+
+
+def read_points(path: str | Path) -> list[SynapsePoint]:
+    """Read a table with columns z_nm, y_nm, x_nm, and id, voxels and scores where there are such.
+
+    Raises:
+        SynbbError: no such file, a column is missing, a place is no number, or there are too many rows.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise SynbbError(f"--synapses {path}: no such file; give the CSV that synbb segment wrote beside the labels")
+    with file.open(newline="", encoding="utf-8") as opened:
+        rows = csv.DictReader(opened)
+        missing = [name for name in PLACE if name not in (rows.fieldnames or ())]
+        if missing:
+            raise SynbbError(
+                f"--synapses {path}: no column {', '.join(missing)}; a table of synapses has positions in nm, as "
+                "synbb segment writes them"
+            )
+        points = [_point(row, f"--synapses {path}, line {rows.line_num}") for row in rows]
+    if len(points) > MOST_POINTS:
+        raise SynbbError(
+            f"--synapses {path}: {len(points):,} rows are more than a browser shows well ({MOST_POINTS:,}); cut the "
+            "table to the place of interest"
+        )
+    return points
+
+
+def _point(row: dict[str, str], where: str) -> SynapsePoint:
+    try:
+        z, y, x = (float(row[name]) for name in PLACE)
+    except (TypeError, ValueError) as error:
+        raise SynbbError(f"{where}: {[row[name] for name in PLACE]} is no place in nm") from error
+    noted = [f"{name} {row[name]}" for name in NOTED if row.get(name)]
+    return SynapsePoint((z, y, x), ", ".join([f"synapse {row.get('id') or '?'}", *noted]))
