@@ -43,10 +43,12 @@ void main() {{
   emitRGBA(vec4(colour, p >= threshold ? 0.65 : below));
 }}
 """
+# Rings: what a point marks stays visible.
 POINTS = """void main() {
-  setColor(defaultColor());
-  setPointMarkerSize(9.0);
-  setPointMarkerBorderColor(vec4(0.0, 0.0, 0.0, 0.8));
+  setPointMarkerSize(8.0);
+  setPointMarkerBorderWidth(1.5);
+  setPointMarkerBorderColor(defaultColor());
+  setPointMarkerColor(vec4(defaultColor(), 0.1));
 }
 """
 
@@ -83,7 +85,7 @@ class Layers:
             threshold = stored_threshold(shown.volume.attributes, shown.volume.path) or DEFAULT_THRESHOLD
             shader = PROBABILITIES.format(threshold=threshold, colour=colour)
             return neuroglancer.ImageLayer(source=source, shader=shader, opacity=1.0)
-        layer = neuroglancer.SegmentationLayer(source=source, selected_alpha=0.45, segments=surfaces(shown))
+        layer = neuroglancer.SegmentationLayer(source=source, selected_alpha=0.6, segments=surfaces(shown))
         if shown.mask:
             layer.segment_default_color = MASK_COLOURS[number % len(MASK_COLOURS)]
         return layer

@@ -34,6 +34,8 @@ WITHOUT_LEVELS = 8.0
 """Voxels a pixel at most where there are no coarser levels."""
 LARGE = 2**28
 ORDER = tuple(Kind)  # later layers lie above earlier ones
+TILTED = (0.36, 0.2, 0.08, 0.91)
+"""Quaternion (x, y, z, w) of the view in three dimensions: a volume seen straight from above looks flat."""
 BACKGROUND = "#1b1d21"
 
 
@@ -225,7 +227,9 @@ def _set_up(
     state.position = centre
     zoom = max(extent[1:]) / PANEL
     state.cross_section_scale = zoom if coarse else min(zoom, WITHOUT_LEVELS)
-    state.projection_scale = 1.6 * max(extent)
+    state.projection_scale = 1.3 * max(extent)
+    state.projection_orientation = TILTED
+    state.hide_cross_section_background_3d = True  # else the planes hide what lies behind them
     state.layout = "4panel"
     state.cross_section_background_color = state.projection_background_color = BACKGROUND
 
