@@ -66,17 +66,13 @@ class Layers:
         self.number = {Kind.PROBABILITIES: count(), Kind.OBJECTS: count()}
         self.tables = count()
 
-    def volume(self, shown: ShownVolume, unit: Sequence[float]) -> Any:
+    def volume(self, shown: ShownVolume) -> Any:
         """The layer of a volume.
-
-        Args:
-            shown: the volume.
-            unit: nm, of the viewer's coordinates.
 
         Raises:
             SynbbError: its grey values cannot be read, or the threshold stored with it is none.
         """
-        source = self._source(shown, unit)
+        source = self._source(shown)
         if shown.kind is Kind.RAW:
             return neuroglancer.ImageLayer(source=source, shader=raw_shader(shown), opacity=1.0)
         number = next(self.number[shown.kind])
@@ -103,13 +99,13 @@ class Layers:
             shader=POINTS,
         )
 
-    def _source(self, shown: ShownVolume, unit: Sequence[float]) -> Any:
+    def _source(self, shown: ShownVolume) -> Any:
         """A volume in its place: the viewer's voxel 0 begins at the corner, ours is placed by its centre."""
         size, corner = shown.volume.voxel_size, shown.volume.extent[0]
-        matrix = np.zeros((3, 4))
-        matrix[:, :3] = np.diag([s / u for s, u in zip(size, unit, strict=True)])
-        matrix[:, 3] = [c / u for c, u in zip(corner, unit, strict=True)]
-        space = neuroglancer.CoordinateSpace(names=["z", "y", "x"], units="nm", scales=unit)
+        matrix = np.eye(3, 4)
+        # In voxels of the volume; its scale tells the viewer how large those are.
+        matrix[:, 3] = [c / s for c, s in zip(corner, size, strict=True)]
+        space = neuroglancer.CoordinateSpace(names=["z", "y", "x"], units="nm", scales=size)
         return neuroglancer.LayerDataSource(
             url=ServedVolume(shown, self.complain),
             transform=neuroglancer.CoordinateSpaceTransform(output_dimensions=space, matrix=matrix),

@@ -12,6 +12,7 @@ from neuroglancer.local_volume import LocalVolume, MeshesNotSupportedForVolume
 
 from synbb.errors import SynbbError
 from synbb.viewing.kinds import Kind
+from synbb.volumes.pyramid import SMALLEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,7 @@ class ServedVolume(LocalVolume):
             volume_type="segmentation" if shown.kind is Kind.OBJECTS else "image",
             voxel_offset=(0, 0, 0),
             max_downsampling=shown.coarsest,
+            max_downsampled_size=SMALLEST,
         )
         self.shown = shown
         self.complain = complain

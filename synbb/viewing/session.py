@@ -127,7 +127,7 @@ def open_session(
     try:
         with viewer.txn() as state:
             _set_up(library, state, reference, look, centre, coarse=any(len(s.levels) > 1 for s in shown))
-            _add_layers(state, shown, tables, reference, complain)
+            _add_layers(state, shown, tables, complain)
     except BaseException:
         library.server.stop()
         raise
@@ -238,7 +238,6 @@ def _add_layers(
     state: Any,
     shown: Sequence[ShownVolume],
     tables: dict[str, list[Any]],
-    reference: Volume,
     complain: Callable[[str], None],
 ) -> None:
     from synbb.viewing.layers import Layers
@@ -246,7 +245,7 @@ def _add_layers(
     layers = Layers(complain)
     names = {each.name for each in shown}
     for each in shown:
-        state.layers.append(name=each.name, layer=layers.volume(each, reference.voxel_size))
+        state.layers.append(name=each.name, layer=layers.volume(each))
     for path, points in tables.items():
         name = _free(PurePosixPath(path).stem, names)
         names.add(name)
