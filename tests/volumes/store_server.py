@@ -74,9 +74,13 @@ class StoreServer:
 
             do_HEAD = do_GET
 
+            def do_OPTIONS(self):
+                self.answer(204, b"", {"Access-Control-Allow-Headers": "Range"})
+
             def answer(self, status, content, headers=None):
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
+                self.send_header("Access-Control-Allow-Origin", "*")  # pages of other servers may read it
                 self.send_header("Last-Modified", time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(0)))
                 for name, value in (headers or {}).items():
                     self.send_header(name, value)
