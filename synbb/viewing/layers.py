@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PERCENTILES = (0.5, 99.5)
 SAMPLE_VOXELS = 2**23
-MESHES_AT_ONCE = 500
+MESHES_AT_ONCE = 2000
 """Objects whose surfaces are shown without being asked for."""
 DEFAULT_THRESHOLD = 0.5
 PROBABILITY_COLOURS = ("#ff9500", "#ff3b6b", "#c77dff")
@@ -43,12 +43,12 @@ void main() {{
   emitRGBA(vec4(colour, p >= threshold ? 0.65 : below));
 }}
 """
-# Rings: what a point marks stays visible.
+# Rings in sections, dots in three dimensions: what a point marks stays visible.
 POINTS = """void main() {
-  setPointMarkerSize(8.0);
-  setPointMarkerBorderWidth(1.5);
+  setPointMarkerSize(PROJECTION_VIEW ? 3.0 : 8.0);
+  setPointMarkerBorderWidth(PROJECTION_VIEW ? 0.0 : 1.5);
   setPointMarkerBorderColor(defaultColor());
-  setPointMarkerColor(vec4(defaultColor(), 0.1));
+  setPointMarkerColor(vec4(defaultColor(), PROJECTION_VIEW ? 1.0 : 0.1));
 }
 """
 
@@ -141,7 +141,7 @@ def grey_range(volume: Volume) -> tuple[float, float, float, float]:
 
 def surfaces(shown: ShownVolume) -> list[int]:
     """Ids whose surfaces are shown at first: all, where they are few and known without reading the volume."""
-    if shown.mesh_level() is None:
+    if shown.mesh_factor() is None:
         return []
     if shown.mask:
         return [1]

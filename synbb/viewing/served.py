@@ -77,12 +77,11 @@ class ServedVolume(LocalVolume):
     def _get_mesh_generator(self) -> Any:
         with self.making:
             if self.surfaces is None:
-                found = self.shown.mesh_level()
-                if self.shown.kind is not Kind.OBJECTS or found is None:
+                factor = self.shown.mesh_factor()
+                if self.shown.kind is not Kind.OBJECTS or factor is None:
                     raise MeshesNotSupportedForVolume
-                factor, level = found
                 size = [v * METRES * f for v, f in zip(self.shown.volume.voxel_size, factor, strict=True)]
-                labels = self.shown.values(level.read(level.box))
+                labels = self.shown.read((0, 0, 0), self.shown.shape(factor), factor)
                 self.surfaces = _neuroglancer.OnDemandObjectMeshGenerator(
                     labels.transpose(), size, np.zeros(3), max_quadrics_error=(min(size) / 2) ** 2
                 )

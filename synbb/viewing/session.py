@@ -247,7 +247,7 @@ def _add_layers(
     for each in shown:
         state.layers.append(name=each.name, layer=layers.volume(each))
     for path, points in tables.items():
-        name = _free(PurePosixPath(path).stem, names)
+        name = _free(PurePosixPath(path).name, names)
         names.add(name)
         state.layers.append(name=name, layer=layers.points(points))
 

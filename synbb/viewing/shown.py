@@ -14,7 +14,7 @@ from synbb.evaluation.labels import foreground_and_valid
 from synbb.evaluation.thresholds import check_dtype
 from synbb.viewing.kinds import Kind, is_mask, kind_of
 from synbb.volumes.box import Box, Triple, triple
-from synbb.volumes.pyramid import downsample
+from synbb.volumes.pyramid import downsample, plan_levels
 from synbb.volumes.volume import level_factor, share_corner
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ UNSTORED = 64
 SLAB_VOXELS = 2**22
 """How many are read at once for that."""
 MESH_VOXELS = 2**25
-"""Surfaces are made from a whole level of at most so many voxels."""
+"""Surfaces are made from the whole volume at a resolution of at most so many voxels."""
+MESH_UNSTORED = 8
+"""Stored voxels that may become one for that: the whole volume is read once."""
 _READERS = BoundedSemaphore(8)  # of all volumes together: a server has a thread a core, and each holds a slab
 
 
@@ -75,8 +77,8 @@ class ShownVolume:
         for level in self.volume.coarser:
             factor = level_factor(self.volume, level)
             whole = triple([round(f) for f in factor])
-            shape = _ceil(self.volume.shape, whole)
-            if all(f.is_integer() for f in factor) and share_corner(self.volume, level) and level.shape == shape:
+            fits = all(f.is_integer() for f in factor) and level.shape == self.shape(whole)
+            if fits and share_corner(self.volume, level):
                 found[whole] = level
         return found
 
@@ -100,10 +102,10 @@ class ShownVolume:
             SynbbError: a chunk is truncated or unreadable, or the piece lies outside.
         """
         wanted = triple(factor)
-        stored = max((f for f in self.levels if _divides(f, wanted)), key=prod)
+        stored = self._stored(wanted)
         level, rest = self.levels[stored], triple([w // s for w, s in zip(wanted, stored, strict=True)])
         piece = Box(triple(start), triple(stop))
-        if not Box.of_shape(_ceil(self.volume.shape, wanted)).contains(piece):
+        if not Box.of_shape(self.shape(wanted)).contains(piece):
             raise SynbbError(f"{self.volume.path}: {piece.named} at 1/{wanted} is not inside the volume")
         out = np.empty(piece.shape, self.dtype)
         deep = max(1, SLAB_VOXELS // max(1, prod(piece.shape[1:]) * prod(rest)))
@@ -116,10 +118,18 @@ class ShownVolume:
                 out[part.relative_to(piece.start).slices] = self._reduced(self.values(level.read(fine)), rest)
         return out
 
-    def mesh_level(self) -> tuple[Triple, Volume] | None:
-        """The finest level that is small enough for surfaces, with its factor; None where there is none."""
-        small = [(f, level) for f, level in self.levels.items() if level.box.size <= MESH_VOXELS]
-        return min(small, key=lambda item: prod(item[0])) if small else None
+    def mesh_factor(self) -> Triple | None:
+        """The finest resolution that is small enough for surfaces; None where too much had to be read for it."""
+        factor = (1, 1, 1)
+        for step in ((1, 1, 1), *plan_levels(self.volume.shape, self.volume.voxel_size)):
+            factor = triple([f * s for f, s in zip(factor, step, strict=True)])
+            if prod(self.shape(factor)) <= MESH_VOXELS:
+                return factor if prod(factor) <= MESH_UNSTORED * prod(self._stored(factor)) else None
+        return None
+
+    def shape(self, factor: Sequence[int]) -> Triple:
+        """Voxels along z, y, x at the resolution of ``factor``."""
+        return triple([-(-n // f) for n, f in zip(self.volume.shape, factor, strict=True)])
 
     def values(self, block: Voxels) -> Voxels:
         """Stored values as they are shown: masks as 0 and 1, ids without CREMI's background and negative ones."""
@@ -128,6 +138,10 @@ class ShownVolume:
         if self.kind is Kind.OBJECTS:
             return np.where(foreground_and_valid(block)[0], block, 0).astype(self.dtype)
         return block.astype(self.dtype, copy=False)
+
+    def _stored(self, wanted: Triple) -> Triple:
+        """The coarsest stored level from which a resolution is reached by halving."""
+        return max((f for f in self.levels if _divides(f, wanted)), key=prod)
 
     def _dtype(self) -> np.dtype[Any]:
         stored = self.volume.dtype
@@ -144,10 +158,6 @@ class ShownVolume:
             block = downsample(block, step, labels=self.kind is Kind.OBJECTS)
             rest = triple([r // s for r, s in zip(rest, step, strict=True)])
         return block
-
-
-def _ceil(shape: Triple, factor: Triple) -> Triple:
-    return triple([-(-n // f) for n, f in zip(shape, factor, strict=True)])
 
 
 def _divides(factor: Triple, wanted: Triple) -> bool:
