@@ -54,17 +54,14 @@ class Session:
         viewer: neuroglancer's.
         shown: the volumes, in the order of their layers.
         notes: what is worth knowing before one looks.
+        address: for a browser; it holds the key of this session.
     """
 
     def __init__(self, viewer: Any, shown: Sequence[ShownVolume], notes: Sequence[str]) -> None:
         self.viewer = viewer
         self.shown = tuple(shown)
         self.notes = tuple(notes)
-
-    @property
-    def address(self) -> str:
-        """For a browser; it holds the key of this session."""
-        return str(self.viewer.get_viewer_url())
+        self.address = str(viewer.get_viewer_url())
 
     def browse(self) -> None:
         """Open a browser here, where there is a screen: without one, a browser in the terminal might start instead."""

@@ -154,7 +154,7 @@ class ShownVolume:
 
     def _reduced(self, block: Voxels, rest: Triple) -> Voxels:
         while max(rest) > 1:
-            step = triple([2 if r > 1 else 1 for r in rest])
+            step = triple([2 if r == max(rest) else 1 for r in rest])  # in the order of a pyramid
             block = downsample(block, step, labels=self.kind is Kind.OBJECTS)
             rest = triple([r // s for r, s in zip(rest, step, strict=True)])
         return block
