@@ -49,7 +49,7 @@ def browser(address: str) -> Iterator[None]:
             process.wait(30)
 
 
-def picture(viewer: Any, size: tuple[int, int] = (640, 480), timeout: float = 120) -> np.ndarray:
+def picture(viewer: Any, size: tuple[int, int] = (640, 480), timeout: float = 60) -> np.ndarray:
     """What the viewer shows once everything is loaded, without its controls: rows, columns, RGB (uint8)."""
     with viewer.config_state.txn() as state:
         state.show_ui_controls = False

@@ -77,10 +77,7 @@ class Session:
 
     def close(self) -> None:
         """Stop the server; what the browser still waits for is dropped."""
-        server = neuroglancer().server
-        if server.global_server is not None:
-            server.global_server.executor.shutdown(wait=False, cancel_futures=True)
-        server.stop()
+        _stop(neuroglancer())
 
     def __enter__(self) -> Session:
         return self
@@ -126,7 +123,7 @@ def open_session(
             _set_up(library, state, reference, look, centre, coarse=any(len(s.levels) > 1 for s in shown))
             _add_layers(state, shown, tables, complain)
     except BaseException:
-        library.server.stop()
+        _stop(library)
         raise
     return Session(viewer, shown, [*_notes(shown), *_warning(bind)])
 
@@ -202,9 +199,18 @@ def _listen(library: Any, bind: str, port: int) -> Any:
         # Without credentials: the viewer is not to hand out this person's keys to stores.
         return library.Viewer(allow_credentials=False)
     except OSError as error:
+        _stop(library)
         raise SynbbError(
             f"cannot listen on {bind}, port {port} ({error.strerror or error}); choose another --port, or leave it out"
         ) from error
+
+
+def _stop(library: Any) -> None:
+    running = library.server.global_server
+    if running is not None:
+        running.executor.shutdown(wait=False, cancel_futures=True)
+    library.server.stop()
+    library.server.set_server_bind_address()  # the library keeps it, for whatever this process serves next
 
 
 def _set_up(
