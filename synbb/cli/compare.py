@@ -19,6 +19,7 @@ def command(
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; by default one a GPU, else one.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of each run; by default cores / jobs.")] = None,
     only: Annotated[str | None, typer.Option(help="Methods to run, separated by commas.")] = None,
+    folds: Annotated[str | None, typer.Option(help="Folds to run, separated by commas.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is done and missing; run nothing.")] = False,
     analyse: Annotated[bool, typer.Option("--analyse", help="Analyse the rows that are there; run nothing.")] = False,
 ) -> None:
@@ -35,8 +36,13 @@ def command(
         output=output,
         jobs=jobs,
         threads=threads,
-        only=tuple(name.strip() for name in only.split(",")) if only else (),
+        only=_names(only),
+        folds=_names(folds),
         dry_run=dry_run,
         analyse_only=analyse,
         say=lambda line: console.print(line, markup=False),
     )
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",")) if text else ()

@@ -21,6 +21,7 @@ def compare(
     jobs: int | None = None,
     threads: int | None = None,
     only: tuple[str, ...] = (),
+    folds: tuple[str, ...] = (),
     dry_run: bool = False,
     analyse_only: bool = False,
     say: Say = print,
@@ -34,6 +35,7 @@ def compare(
         jobs: runs at a time; one for each GPU by default, else one.
         threads: of each run; all cores shared by default.
         only: methods to run.
+        folds: folds to run.
         dry_run: say what is done and what is missing, and run nothing.
         analyse_only: analyse the rows that are there.
         say: prints a line.
@@ -47,7 +49,7 @@ def compare(
     """
     study = load_study(config, overrides)
     folder = output or Path("runs") / "compare" / Path(config).stem
-    planned = plan(study, folder, str(config), only)
+    planned = plan(study, folder, str(config), only, folds)
     resources = Resources.of(jobs, threads)
     table = table_of(study, folder)
     if dry_run:
@@ -79,7 +81,7 @@ def _tell(study: StudySettings, planned: list[PlannedRun], table: RunTable, reso
     seconds = progress.seconds(table)
     time = "" if seconds is None else f", about {seconds / resources.jobs / 60:.0f} min with {resources.jobs} at a time"
     say(f"{len(progress.done)} of {len(planned)} runs done, {len(progress.todo)} to do{time}")
-    comparisons = len(study.densities) * (len(study.methods) - 1)
+    comparisons = len(study.densities) * len({each.cell.method for each in planned} - {study.reference})
     say(f"{comparisons} comparisons with {study.reference} in each score, {len(study.seeds)} seeds")
     if progress.done:
         comparison = comparison_of(study, planned, table)

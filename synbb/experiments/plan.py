@@ -46,7 +46,9 @@ class PlannedRun:
         return self.folder / MASKS
 
 
-def plan(study: StudySettings, output: Path, source: str, only: tuple[str, ...] = ()) -> list[PlannedRun]:
+def plan(
+    study: StudySettings, output: Path, source: str, only: tuple[str, ...] = (), folds: tuple[str, ...] = ()
+) -> list[PlannedRun]:
     """All runs of a study. The methods of one seed, fold and density come together.
 
     Args:
@@ -54,14 +56,18 @@ def plan(study: StudySettings, output: Path, source: str, only: tuple[str, ...] 
         output: folder of the study.
         source: name of the settings, for messages.
         only: methods to run, with those whose masks they need; all when empty.
+        folds: folds to run; all when empty.
 
     Raises:
         SynbbError: a method or fold leads to settings that no run can have.
     """
+    for name in folds:
+        if name not in study.folds:
+            raise SynbbError(f"--folds {name!r} is none of the study's folds{nearest(name, [*study.folds])}")
     wanted = _wanted(study, only)
     planned: dict[Cell, PlannedRun] = {}
     for seed in study.seeds:
-        for fold in study.folds:
+        for fold in (name for name in study.folds if not folds or name in folds):
             for density in study.densities:
                 for method in (name for name in study.order() if name in wanted):
                     cell = _cell(study, fold, method, density, seed)

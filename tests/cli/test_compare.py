@@ -63,6 +63,7 @@ def test_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         ({"reference": "bbb"}, [], "reference 'bbb' is none of the methods; did you mean 'bb'?"),
         ({"densities": [0]}, [], "study.yaml: densities.0 = 0: Input should be greater than 0"),
         ({}, ["--only", "bx"], "--only 'bx' is none of the study's methods; did you mean 'bb'?"),
+        ({}, ["--folds", "b"], "--folds 'b' is none of the study's folds"),
         ({}, ["seed=3"], "study.yaml: unknown key 'seed'; did you mean 'seeds'?"),
         ({}, ["methods.dense.method=bb", "methods.dense.density=0"], "methods.dense.density = 0 is no number above 0"),
         ({"base": "nowhere.yaml"}, [], "config nowhere.yaml: no such file"),

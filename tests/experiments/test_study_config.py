@@ -148,6 +148,15 @@ def test_only_some_methods_and_those_that_they_need() -> None:
         plan(settings, Path("out"), "s", ("lat",))
 
 
+def test_only_some_folds() -> None:
+    settings = validated(StudySettings, study(folds={"a": {}, "b": {"training.steps": 31}}), "study")
+    every = plan(settings, Path("out"), "s")
+    some = plan(settings, Path("out"), "s", folds=("b",))
+    assert some == [each for each in every if each.cell.fold == "b"] != []
+    with pytest.raises(SynbbError, match="--folds 'c' is none of the study's folds"):
+        plan(settings, Path("out"), "s", folds=("b", "c"))
+
+
 def hashes(**changes: Any) -> dict[Cell, str]:
     return {each.cell: each.config_hash for each in planned(**changes)}
 
