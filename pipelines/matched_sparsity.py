@@ -10,16 +10,12 @@ looked for in ``$SYNBB_SOURCES/<dataset>`` (by default ../shared/data/<dataset>)
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from synbb.cli.console import console, errors, progress
-from synbb.datasets import fetch
-from synbb.errors import SynbbError
+from stages import call, get_dataset, say
 from synbb.experiments import compare, load_study
 
 
@@ -50,22 +46,5 @@ def main(
         say(f"figure      {picture}")
 
 
-def get_dataset(name: str, to: Path) -> None:
-    """Fetch a dataset from local files where they are, else from upstream."""
-    local = Path(os.environ.get("SYNBB_SOURCES", "../shared/data")) / name
-    with progress(f"fetching {name}") as bar:
-        found = fetch(name, source=local if local.is_dir() else None, to=to, progress=bar)
-    say(f"fetch {name}: {'current' if found.current else 'done'}, {found.folder}")
-
-
-def say(line: str) -> None:
-    """Print one line as it is."""
-    console.print(line, markup=False)
-
-
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except SynbbError as error:
-        errors.print(f"synbb: {error}", markup=False)
-        sys.exit(error.exit_status)
+    call(main)

@@ -11,25 +11,21 @@ downloaded.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from synbb.cli.console import console, errors, progress
-from synbb.datasets import fetch
+from stages import Stages, call, get_dataset, say, train
+from synbb.cli.console import console, progress
 from synbb.errors import SynbbError
 from synbb.evaluation import evaluate_volumes
 from synbb.inference.objects import segment
+from synbb.prediction.volumes import predict
 from synbb.tasks.annotated import VolumeSettings
-from synbb.training import leads, load_config, start
-from synbb.training.checkpoint import file_sha256, write_json
-from synbb.training.predict import predict
+from synbb.training import load_config
+from synbb.training.checkpoint import file_sha256
 from synbb.volumes import Box, open_volume, placement
 
 
@@ -79,48 +75,6 @@ def score_part(stages: Stages, run: Path, part: VolumeSettings) -> None:
         lambda: evaluate_part(part, region, results),
     )
     print_scores(evaluation, part.name, fresh=fresh)
-
-
-class Stages:
-    """What was done before: a fingerprint of each stage's inputs, kept in one JSON file."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-
-    def run(self, name: str, inputs: dict[str, Any], outputs: list[Path], work: Callable[[], None]) -> bool:
-        """Do ``work`` unless its inputs are unchanged and its outputs are there; tell whether it was done."""
-        done: dict[str, str] = json.loads(self._file.read_text()) if self._file.is_file() else {}
-        mark = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-        if done.get(name) == mark and all(path.exists() for path in outputs):
-            console.print(f"{name}: current")
-            return False
-        console.rule(name, align="left")
-        work()
-        write_json(self._file, {**done, name: mark})
-        return True
-
-
-def get_dataset(name: str, to: Path) -> None:
-    """Fetch a dataset from local files where they are, else from upstream."""
-    local = Path(os.environ.get("SYNBB_SOURCES", "../shared/data")) / name
-    with progress(f"fetching {name}") as bar:
-        found = fetch(name, source=local if local.is_dir() else None, to=to, progress=bar)
-    console.print(f"fetch {name}: {'current' if found.current else 'done'}, {found.folder}", markup=False)
-
-
-def train(config: Path, overrides: list[str] | None, run: Path) -> None:
-    """Train from scratch, or go on where an earlier call stopped."""
-    with progress("training", "steps") as bar:
-        start(
-            config,
-            overrides or [],
-            output=run,
-            resume=(run / "config.yaml").is_file(),
-            say=say,
-            progress=bar,
-        )
-    if not leads():  # a process that training started for a further device: the rest is done once
-        sys.exit(0)
 
 
 def predict_part(run: Path, part: VolumeSettings, output: Path, region: Box) -> None:
@@ -174,11 +128,6 @@ def extent_of(part: VolumeSettings) -> Box | None:
     return None if part.extent is None else Box.parse(part.extent)
 
 
-def say(line: str) -> None:
-    """Print one line as it is."""
-    console.print(line, markup=False)
-
-
 def print_scores(evaluation: Path, name: str, *, fresh: bool) -> None:
     """The figures that matter, from scores.json, and where the page and the pictures lie."""
     scores = json.loads((evaluation / "scores.json").read_text())
@@ -204,8 +153,4 @@ def number(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except SynbbError as error:
-        errors.print(f"synbb: {error}", markup=False)
-        sys.exit(error.exit_status)
+    call(main)

@@ -23,6 +23,7 @@ FLOORS = {
     "tasks": 2,
     "viewing": 2,
     "training": 3,
+    "prediction": 3,
     "experiments": 3,
     "cli": 4,
     "__main__": 5,
@@ -31,6 +32,7 @@ FLOORS = {
 SAME_FLOOR = {
     ("plugins", "schema"),  # for its hints at names spelt alike
     ("tasks", "inference"),  # a task scores by predicting blocks
+    ("prediction", "training"),  # what is done with a run begins with its folder
     ("experiments", "training"),  # a study is many trainings
 }
 WITHOUT_TORCH = {"volumes", "evaluation", "datasets", "viewing"}
@@ -85,6 +87,18 @@ def test_pruning_stands_alone() -> None:
         if room_of(name) not in (None, "pruning", "errors")
     }
     assert not outside
+
+
+def test_training_and_pruning_know_no_task_in_particular() -> None:
+    """What they know is the interface (base) and how a task is found by its name (registry)."""
+    of_tasks = {
+        (file.relative_to(PACKAGE).as_posix(), name)
+        for file in FILES
+        if file.relative_to(PACKAGE).parts[0] in ("training", "pruning", "experiments")
+        for name in imported(file)
+        if room_of(name) == "tasks" and name not in ("synbb.tasks.base", "synbb.tasks.registry")
+    }
+    assert not of_tasks
 
 
 def test_every_public_name_exists() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any
 
 import typer
 
 from synbb import __version__
-from synbb.cli import compare, convert, data, evaluate, info, predict, prune_report, segment, train, view
+from synbb.cli import compare, convert, data, evaluate, identify, info, predict, prune_report, segment, train, view
 from synbb.cli.console import errors
 from synbb.errors import SynbbError
 
@@ -47,12 +50,23 @@ for name, command in (
     ("compare", compare.command),
     ("view", view.command),
     ("prune-report", prune_report.command),
+    ("enroll", identify.enroll),
+    ("identify", identify.identify),
 ):
     app.command(name)(command)
 
 
+def _show(shown: Callable[..., None], message: Warning | str, *rest: Any, **more: Any) -> None:
+    """A warning of ours is one line for people; any other is shown as Python does."""
+    if str(message).startswith("synbb: "):
+        errors.print(str(message), markup=False)
+    else:
+        shown(message, *rest, **more)
+
+
 def main() -> None:
     """Entry point: a user's mistake is one clear line and status 2, everything unforeseen keeps its traceback."""
+    warnings.showwarning = partial(_show, warnings.showwarning)
     try:
         app()
     except SynbbError as error:

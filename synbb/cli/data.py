@@ -98,3 +98,27 @@ def make_phantom(
         paths = write_phantom(folder, spec, overwrite=overwrite, neurites=neurites, progress=report)
     for name, path in paths.items():
         console.print(f"  {name}: {path}", markup=False)
+
+
+@app.command("phantom-faces")
+def make_phantom_faces(
+    folder: Annotated[Path, typer.Argument(help="Folder to create.")],
+    identities: Annotated[int, typer.Option(help="Number of people.")] = 20,
+    images: Annotated[int, typer.Option(help="Images of each.")] = 10,
+    size: Annotated[str, typer.Option(help="Pixels y,x.")] = "48,40",
+    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    noise: Annotated[float, typer.Option(help="Grain, of 0 to 1.")] = 0.04,
+    light: Annotated[float, typer.Option(help="How unevenly the light falls; 0 for from the front alone.")] = 0.5,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+) -> None:
+    """Draw faces of people who do not exist, a folder each."""
+    from synbb.cli.values import integers
+    from synbb.datasets.phantom_faces import FacePhantom, write_phantom_faces
+    from synbb.errors import SynbbError
+
+    pixels = integers(size, "--size")
+    if len(pixels) != 2:
+        raise SynbbError(f"--size {size!r} must be two positive whole numbers y,x, for example 48,40")
+    spec = FacePhantom(identities, images, (pixels[0], pixels[1]), seed, noise, light)
+    write_phantom_faces(folder, spec, overwrite=overwrite)
+    console.print(f"{folder}: {identities} identities x {images} images of {pixels[0]} x {pixels[1]} pixels")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 
 def command(
-    truth: Annotated[str, typer.Option(metavar="T", help="Labels to score against.")],
     output: Annotated[str, typer.Option(metavar="DIR", help="Folder for scores.json and report.html.")],
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="Score this run on a split of its own config, without --truth.")
+    ] = None,
+    truth: Annotated[str | None, typer.Option(metavar="T", help="Labels to score against.")] = None,
     objects: Annotated[str | None, typer.Option(metavar="O", help="Label volume, as `synbb segment` wrote it.")] = None,
     probabilities: Annotated[str | None, typer.Option(metavar="P", help="Probabilities of `synbb predict`.")] = None,
     against: Annotated[
@@ -33,15 +37,32 @@ def command(
         str | None,
         typer.Option("--voxel-size", metavar="z,y,x", help="nm, for files that state none."),
     ] = None,
+    split: Annotated[str, typer.Option(help="With RUN: test, or validation.")] = "test",
+    weights: Annotated[str, typer.Option(help="With RUN: last, or best on the validation split.")] = "last",
+    device: Annotated[str, typer.Option(help="With RUN: auto, cpu, cuda, cuda:1 ...")] = "auto",
 ) -> None:
-    """Score probabilities and objects against the truth: voxels, objects, pictures."""
-    from pathlib import Path
-
+    """Score probabilities and objects against the truth (voxels, objects, pictures), or a RUN on a split of its own."""
     from synbb.cli.console import console, progress
+    from synbb.errors import SynbbError
     from synbb.evaluation.evaluate import evaluate_volumes
     from synbb.volumes.box import parse_region
     from synbb.volumes.storage import parse_voxel_size
 
+    if (run is None) == (truth is None):
+        raise SynbbError("give either a RUN, or --truth T with --probabilities P or --objects O")
+    if run is not None:
+        from synbb.prediction.scores import evaluate_run
+
+        def say(line: str) -> None:
+            console.print(line, markup=False)
+
+        result = evaluate_run(run, Path(output), split=split, which=weights, device=device, say=say)
+        console.print(_figures(result))
+        for note in result["notes"]:
+            console.print(note, markup=False, style="dim")
+        console.print(f"report {Path(output) / 'report.html'}", markup=False)
+        return
+    assert truth is not None
     with progress("evaluate", "blocks") as report:
         scores = evaluate_volumes(
             truth=truth,
@@ -61,6 +82,22 @@ def command(
     for note in scores["notes"]:
         console.print(note, markup=False, style="dim")
     console.print(f"report {Path(output) / 'report.html'}", markup=False)
+
+
+def _figures(result: dict[str, Any]) -> Any:
+    """Every figure of a run, with its interval."""
+    from rich.table import Table
+
+    from synbb.evaluation.page import number
+    from synbb.evaluation.run_report import in_words
+
+    table = Table(f"{result['task']}, {result['split']} split", "value", "95 % interval", "over")
+    for name, figure in result["scores"].items():
+        value = figure["value"]
+        spread = [f"{number(figure['low'])} to {number(figure['high'])}"] if figure.get("low") is not None else [""]
+        over = ", ".join(f"{count} {unit}" for unit, count in figure.get("units", {}).items())
+        table.add_row(in_words(name), f"{value:,}" if isinstance(value, int) else number(value), *spread, over)
+    return table
 
 
 def _tables(scores: dict[str, Any]) -> list[Any]:

@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
-    volume: Annotated[str, typer.Argument(metavar="INPUT", help="Volume to predict.")],
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT.zarr", help="Probabilities, written block by block.")],
+    volume: Annotated[str, typer.Argument(metavar="INPUT", help="Volume to predict; for faces a folder of images.")],
+    output: Annotated[
+        Path | None,
+        typer.Argument(metavar="OUTPUT", help="Probabilities (OUTPUT.zarr), written block by block; else a CSV."),
+    ] = None,
+    named_output: Annotated[Path | None, typer.Option("--output", help="OUTPUT, given by name.")] = None,
     region: Annotated[
         str | None,
         typer.Option(
@@ -98,16 +102,36 @@ def command(
         str | None, typer.Option(metavar="10m", help="Up to which lifetimes differ (FILE.yaml).")
     ] = None,
 ) -> None:
-    """Predict synapse probabilities over a volume of any size; started again, it does only what is missing."""
+    """Predict synapse probabilities over a volume of any size; started again, it does only what is missing.
+
+    With a run on faces INPUT is a folder of images, OUTPUT a CSV of embeddings; of the options --weights, --device and
+    --allow-unfinished then apply.
+    """
     from synbb.cli import segment as segmenting
     from synbb.cli.console import console, progress
     from synbb.cli.values import three_integers
     from synbb.errors import SynbbError
     from synbb.inference.output import remove_output
-    from synbb.training.predict import predict
+    from synbb.prediction.files import predict_files, predicts_files
+    from synbb.prediction.volumes import predict
     from synbb.volumes.box import parse_region
     from synbb.volumes.storage import parse_voxel_size
 
+    if (output is None) == (named_output is None):
+        raise SynbbError("give one OUTPUT, as the last argument or with --output")
+    output = output or named_output
+    assert output is not None
+    if predicts_files(run):
+        predict_files(
+            run,
+            Path(volume),
+            output,
+            which=weights,
+            device=device,
+            allow_unfinished=allow_unfinished,
+            say=lambda line: console.print(line, markup=False),
+        )
+        return
     if drop_probabilities and segment is None:
         raise SynbbError("--drop-probabilities leaves nothing without --segment OUT.zarr; give both, or neither")
     if segment is not None and Path(segment).exists():

@@ -12,8 +12,18 @@ import numpy as np
 from synbb.datasets.cremi import import_cremi, verify_cremi
 from synbb.datasets.download import download_files
 from synbb.datasets.folder import import_folder, verify_folder
-from synbb.datasets.manifest import CremiFiles, Dataset, FolderTree, Phantom, SectionStacks, find_dataset, load_manifest
+from synbb.datasets.manifest import (
+    CremiFiles,
+    Dataset,
+    FolderTree,
+    Phantom,
+    PhantomFaces,
+    SectionStacks,
+    find_dataset,
+    load_manifest,
+)
 from synbb.datasets.phantom import PhantomSpec, read_spec, render, write_phantom
+from synbb.datasets.phantom_faces import FacePhantom, verify_phantom_faces, write_phantom_faces
 from synbb.datasets.sections import import_sections, section_files, verify_sections
 from synbb.datasets.staging import staged_folder
 from synbb.errors import SynbbError
@@ -70,9 +80,12 @@ def fetch(
     folder = Path(to) / name
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         return Fetched(folder, True, tuple(_verify(dataset, folder)))
+    if source is not None and isinstance(dataset, Phantom | PhantomFaces):
+        raise SynbbError(f"{name}: synbb makes this dataset itself; leave out --from {source}")
+    if isinstance(dataset, PhantomFaces):
+        write_phantom_faces(folder, FacePhantom.from_dict(dataset.spec))
+        return Fetched(folder, False, ("one folder of images an identity",))
     if isinstance(dataset, Phantom):
-        if source is not None:
-            raise SynbbError(f"{name}: synbb makes this dataset itself; leave out --from {source}")
         write_phantom(folder, PhantomSpec.from_dict(dataset.spec), progress=progress)
         return Fetched(folder, False, ("raw.zarr, synapses.zarr, synapses.csv, phantom.yaml",))
     if source is not None:
@@ -130,6 +143,9 @@ def _verify(dataset: Dataset, folder: Path) -> list[str]:
             return verify_folder(dataset, folder)
         case Phantom():
             return _verify_phantom(folder)
+        case PhantomFaces():
+            count = verify_phantom_faces(folder, FacePhantom.from_dict(dataset.spec))
+            return [f"{count} images: every pixel as the spec gives it"]
 
 
 def _verify_phantom(folder: Path) -> list[str]:

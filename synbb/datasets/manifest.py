@@ -147,12 +147,24 @@ class Phantom(_Dataset):
     spec: dict[str, Any] = Field(default_factory=dict)
 
 
-Dataset = SectionStacks | CremiFiles | FolderTree | Phantom
-_KINDS: dict[str, type[SectionStacks] | type[CremiFiles] | type[FolderTree] | type[Phantom]] = {
+class PhantomFaces(_Dataset):
+    """Faces that the project draws itself.
+
+    Attributes:
+        spec: keys of ``FacePhantom`` that differ from its defaults.
+    """
+
+    kind: Literal["phantom faces"]
+    spec: dict[str, Any] = Field(default_factory=dict)
+
+
+Dataset = SectionStacks | CremiFiles | FolderTree | Phantom | PhantomFaces
+_KINDS: dict[str, type[_Dataset]] = {
     "section stacks": SectionStacks,
     "cremi": CremiFiles,
     "folder": FolderTree,
     "phantom": Phantom,
+    "phantom faces": PhantomFaces,
 }
 
 
@@ -215,5 +227,5 @@ def _dataset(where: str, record: Any) -> Dataset:
     if not isinstance(kind, str) or kind not in _KINDS:
         raise SynbbError(f"{where}: kind is {kind!r}{nearest(str(kind), list(_KINDS))}")
     found = validated(_KINDS[kind], record, where)
-    assert isinstance(found, SectionStacks | CremiFiles | FolderTree | Phantom)
+    assert isinstance(found, SectionStacks | CremiFiles | FolderTree | Phantom | PhantomFaces)
     return found

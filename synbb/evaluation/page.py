@@ -73,12 +73,23 @@ def page(scores: Mapping[str, Any], pictures: Sequence[tuple[str, bytes]] = ()) 
         body.append(_object_table(scores["objects"]))
     if pictures:
         body.append(_pictures(pictures))
-    made = f"Made by synbb {scores['synbb_version']} on {scores['created']}. The numbers are in scores.json beside it."
-    body.append(f'<footer class="soft">{escape(made)}</footer>')
+    return document(title, body, scores)
+
+
+def document(title: str, body: Sequence[str], made: Mapping[str, Any]) -> str:
+    """A whole page.
+
+    Args:
+        title: of the window.
+        body: HTML of its parts.
+        made: ``synbb_version`` and ``created``, for the foot.
+    """
+    foot = f"Made by synbb {made['synbb_version']} on {made['created']}. The numbers are in scores.json beside it."
+    parts = [*body, f'<footer class="soft">{escape(foot)}</footer>']
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{_STYLE}</style></head><body><main>{''.join(body)}</main></body></html>\n"
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>{''.join(parts)}</main></body></html>\n"
     )
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-SHAPES = {"average_precision": (2, None), "f1": (3,), "ratio": (2,)}
+SHAPES = {"average_precision": (2, None), "roc_auc": (2, None), "equal_error": (2, None), "f1": (3,), "ratio": (2,)}
 """Kind of score → shape of the counts of one unit; None is any length."""
 
 TOGETHER = 250
@@ -34,8 +34,9 @@ class Resampled:
     """Counts of one score.
 
     Attributes:
-        kind: ``average_precision`` of histograms (positives, negatives) x bins, lowest probability first; ``f1`` of
-            true positives, false positives, false negatives; ``ratio`` of numerator and denominator.
+        kind: ``average_precision``, ``roc_auc`` and ``equal_error`` (rate) of histograms (positives, negatives) x bins,
+            lowest score first; ``f1`` of true positives, false positives, false negatives; ``ratio`` of numerator and
+            denominator.
         parts: name of the resampling unit → counts (units, *shape of the kind). Parts are summed.
 
     Raises:
@@ -100,7 +101,9 @@ def score_of(kind: str, totals: Floats) -> Floats:
 
     Returns:
         (n,) float64. Average precision is that of scikit-learn's ``average_precision_score``: the sum of
-        (R_k - R_(k-1)) P_k over thresholds from high to low, the members of one bin being ties.
+        (R_k - R_(k-1)) P_k over thresholds from high to low, the members of one bin being ties. The area under the ROC
+        curve is by trapezoids, that of scikit-learn's ``roc_auc_score``; the equal error rate lies where a straight
+        line between two neighbouring thresholds has as many false rejections as false acceptances.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         if kind == "average_precision":
@@ -108,10 +111,42 @@ def score_of(kind: str, totals: Floats) -> Floats:
             found, chosen = positives.cumsum(axis=1), everything.cumsum(axis=1)
             precision = found / np.where(chosen > 0, chosen, 1)
             return np.asarray((positives * precision).sum(axis=1) / found[:, -1])
+        if kind in ("roc_auc", "equal_error"):
+            above = totals[:, :, ::-1].cumsum(axis=2)
+            accepted = np.pad(above, ((0, 0), (0, 0), (1, 0))) / above[:, :, -1:]
+            return _area(accepted) if kind == "roc_auc" else _equal_error(accepted)
         if kind == "f1":
             true, wrong, missed = totals.T
             return np.asarray(2 * true / (2 * true + wrong + missed))
         return np.asarray(totals[:, 0] / totals[:, 1])
+
+
+def _area(accepted: Floats) -> Floats:
+    """Area under true over false acceptance, (n, 2, thresholds) from the strictest on."""
+    true, false = accepted[:, 0], accepted[:, 1]
+    return np.asarray((np.diff(false, axis=1) * (true[:, 1:] + true[:, :-1]) / 2).sum(axis=1))
+
+
+def _equal_error(accepted: Floats) -> Floats:
+    """Error rate where false acceptance has risen to false rejection; nan where either has no meaning."""
+    gap = accepted[:, 1] - (1 - accepted[:, 0])  # from -1 at the strictest threshold to 1 at the laxest
+    after = np.argmax(gap >= 0, axis=1)
+    rows = np.arange(len(gap))
+    before = np.maximum(after - 1, 0)
+    step = gap[rows, after] - gap[rows, before]
+    part = np.where(step > 0, -gap[rows, before] / np.where(step > 0, step, 1), 0.0)
+    low, high = accepted[rows, 1, before], accepted[rows, 1, after]
+    return np.asarray(np.where(np.isnan(gap[:, -1]), np.nan, low + part * (high - low)))
+
+
+def interval(counts: Resampled, replicates: int = 2000, seed: int = 0, level: float = 0.05) -> tuple[float, float]:
+    """Percentile bootstrap interval of one score over its units; what varies with the seed of training is not in it."""
+    rng = np.random.default_rng(seed)
+    draws = {name: rng.multinomial(n, np.full(n, 1 / n), size=replicates) for name, n in counts.units.items() if n}
+    if len(draws) < len(counts.units):
+        return float("nan"), float("nan")
+    low, high = np.nanquantile(counts.scores(draws), [level / 2, 1 - level / 2])
+    return float(low), float(high)
 
 
 def save_resampled(path: Path, scores: Mapping[str, Resampled]) -> None:

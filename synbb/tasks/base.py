@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from synbb.pruning.resampling import Resampled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from torch import Tensor, nn
 
@@ -65,6 +66,21 @@ class HeldOut:
     resampled: dict[str, Resampled] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Table:
+    """What a task predicts of files: one row each.
+
+    Attributes:
+        columns: their names.
+        rows: as many texts as columns.
+        skipped: files that could not be read, with the reason.
+    """
+
+    columns: list[str]
+    rows: list[list[str]]
+    skipped: tuple[str, ...] = ()
+
+
 class Task(Protocol):
     """Data, model, loss and scores of one kind of problem."""
 
@@ -116,3 +132,17 @@ class Task(Protocol):
 
     def close(self) -> None:
         """Release caches and threads."""
+
+
+@runtime_checkable
+class PredictsFiles(Protocol):
+    """A task whose input is a folder of files and whose prediction is a table (speech, faces)."""
+
+    def restore(self, facts: dict[str, Any]) -> None:
+        """Be ready to build the network and to predict, from the facts of a run, without its data."""
+
+    def build_model(self) -> nn.Module:
+        """As :meth:`Task.build_model`."""
+
+    def predict_files(self, model: nn.Module, source: Path, device: Any) -> Table:
+        """Predict all files of ``source`` with a model in evaluation mode."""

@@ -16,7 +16,7 @@ from synbb.plugins import load_named
 from synbb.schema import nearest
 from synbb.tasks.base import Task
 
-BUILT_IN = {"synapse": "synbb.tasks.synapse:SynapseTask"}
+BUILT_IN = {"synapse": "synbb.tasks.synapse:SynapseTask", "faces": "synbb.tasks.faces:FacesTask"}
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def test_stored_and_read(tmp_path: Path) -> None:
 
 
 def test_counts_that_do_not_fit() -> None:
-    with pytest.raises(SynbbError, match="kind 'auc': kinds are average_precision, f1, ratio"):
+    with pytest.raises(SynbbError, match="kind 'auc': kinds are average_precision, equal_error, f1"):
         Resampled("auc", {})
     with pytest.raises(SynbbError, match=r"counts of 'tiles' for f1 have shape \(4, 2\), not \(units, 3\)"):
         Resampled("f1", {"tiles": np.zeros((4, 2))})

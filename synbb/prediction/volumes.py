@@ -6,17 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from synbb.errors import SynbbError
 from synbb.inference.blocks import Windows
 from synbb.inference.drivers import Driver
 from synbb.inference.no_data import Tissue
 from synbb.inference.output import no_data_path
 from synbb.inference.predictor import PredictionSummary, predict_volume
+from synbb.prediction.trained import Trained, device_named
 from synbb.tasks.synapse import SynapseTask
-from synbb.training.checkpoint import load_weights
-from synbb.training.run import RunFolder
 from synbb.training.start import make_task
 from synbb.volumes import Volume, open_volume
 from synbb.volumes.box import AXES, Box, Nanometres, NmBox, Triple, region_box
@@ -94,15 +91,8 @@ def predict(
         SynbbError: no such run, weights or volume; masks that are not final; an output of another run.
         RunEnded: the disk is full.
     """
-    run = RunFolder.open(run_path)
-    config = run.config()
-    weights = run.weights_info(which)
-    if not weights["final"] and not allow_unfinished:
-        raise SynbbError(
-            f"{run_path}: weights {which!r} are of step {weights['step']} of {weights['steps']}, when pruning had not "
-            f"reached its final masks (density {weights['density']:.3f}); finish training (synbb train ... --resume), "
-            "or pass --allow-unfinished"
-        )
+    trained = Trained.open(run_path, which, allow_unfinished=allow_unfinished)
+    run, config, weights = trained.run, trained.config, trained.about
     volume = open_volume(input_path, voxel_size=voxel_size)
     region = region_box(region, volume.voxel_size, volume.offset)
     tissue = None if mask is None else _open_mask(mask, volume)
@@ -118,9 +108,10 @@ def predict(
     say(f"normalisation: {origin}")
     task = make_task(config)
     if not isinstance(task, SynapseTask):
-        raise SynbbError(f"{run_path}: synbb predict works for task synapse, and this run is of task {config.task!r}")
-    net = task.build_model()
-    load_weights(run.weights_file(which), net)
+        raise SynbbError(
+            f"{run_path}: volumes are predicted by runs of task synapse, and this one is of {config.task!r}"
+        )
+    net = trained.load(task.build_model())
     stride, halo = task.geometry(net)
     windows = None if overlap is None else Windows.overlapping(window or config.data.patch, overlap, stride)
     threshold = _threshold(weights)
@@ -142,7 +133,7 @@ def predict(
         region=region,
         write_block=write_block,
         batch=batch,
-        device=_device(device),
+        device=device_named(device),
         precision=precision,
         dtype=dtype,
         resample_z=resample_z,
@@ -237,18 +228,6 @@ def _threshold(weights: dict[str, Any]) -> float | None:
 def _check_extent(region: Box, extent: Box) -> None:
     if not extent.contains(region):
         raise SynbbError(f"region {region.named} is not inside the extent {extent.named}")
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.device(name)
-    except RuntimeError:
-        raise SynbbError(f"--device {name}: no device that torch knows; use auto, cpu, cuda or cuda:N") from None
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise SynbbError(f"--device {name}: torch sees no GPU; use --device cpu")
-    return name
 
 
 def _summary(summary: PredictionSummary) -> list[str]:

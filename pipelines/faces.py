@@ -1,0 +1,79 @@
+"""From a dataset to named people: fetch, train, evaluate, and embed every image that was scored.
+
+    python pipelines/faces.py configs/faces/phantom.yaml
+    python pipelines/faces.py configs/faces/yaleb.yaml pruning.density=0.125
+
+Read it from top to bottom: each stage is one call of the public API, the same that the ``synbb`` commands make. A stage
+whose settings, inputs and outputs are those of an earlier call is skipped, so a second call does nothing. Files for
+offline use are looked for in ``$SYNBB_SOURCES/<dataset>`` (by default ../shared/data/<dataset>) before anything is
+downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages import Stages, call, get_dataset, say, train
+from synbb.evaluation.run_report import in_words
+from synbb.prediction import evaluate_run, predict_files
+from synbb.training import load_config
+from synbb.training.checkpoint import file_sha256
+
+
+def main(
+    config: Annotated[Path, typer.Argument(help="Settings of the run; see configs/faces/.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the run; runs/<name of the config> by default.")
+    ] = None,
+    to: Annotated[Path, typer.Option(help="Folder of all datasets.")] = Path("data"),
+) -> None:
+    """Fetch, train, evaluate and embed; skip what is current."""
+    settings = load_config(config, overrides or [])
+    run = output or Path("runs") / config.stem
+    stages = Stages(run / "pipeline.json")
+
+    # 1. The dataset, checked against the manifest. `fetch` leaves alone what is there and right.
+    if settings.data.dataset is not None:
+        get_dataset(settings.data.dataset, to)
+
+    # 2. Training. An interrupted run is continued.
+    stages.run("train", settings.plain(), [run / "weights/last.safetensors"], lambda: train(config, overrides, run))
+
+    # 3. Scores on the test split of the config: who is who, and are two images of one person.
+    inputs = {"weights": file_sha256(run / "weights/last.safetensors")}
+    scores = run / "evaluation"
+    fresh = stages.run(
+        "evaluate",
+        inputs,
+        [scores / "scores.json", scores / "report.html"],
+        lambda: evaluate(run, scores),
+    )
+
+    # 4. Embeddings of every image of the folders that were scored, for whatever comes next.
+    for folder in dict.fromkeys(entry.folder for entry in settings.data.images if entry.split == "test"):
+        table = run / f"embeddings-{Path(folder).name}.csv"
+        stages.run(
+            f"embed {folder}",
+            {**inputs, "folder": folder},
+            [table],
+            lambda folder=folder, table=table: predict_files(run, Path(folder), table, say=say),  # type: ignore[misc]
+        )
+
+    found = json.loads((scores / "scores.json").read_text())
+    figure = found["scores"][found["main"]]
+    say(f"{in_words(found['main'])} {figure['value']:.3f}{'' if fresh else ' (scored before)'}")
+    say(f"report  {scores / 'report.html'}")
+
+
+def evaluate(run: Path, output: Path) -> None:
+    """Score the last weights on the test split."""
+    evaluate_run(run, output, say=say)
+
+
+if __name__ == "__main__":
+    call(main)

@@ -1,0 +1,75 @@
+"""What the pipelines share: stages that are skipped when they are current, datasets, training that goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from synbb.cli.console import console, errors, progress
+from synbb.datasets import fetch
+from synbb.errors import SynbbError
+from synbb.training import leads, start
+from synbb.training.checkpoint import write_json
+
+
+class Stages:
+    """What was done before: a fingerprint of each stage's inputs, kept in one JSON file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def run(self, name: str, inputs: dict[str, Any], outputs: list[Path], work: Callable[[], None]) -> bool:
+        """Do ``work`` unless its inputs are unchanged and its outputs are there; tell whether it was done."""
+        done: dict[str, str] = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        mark = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+        if done.get(name) == mark and all(path.exists() for path in outputs):
+            console.print(f"{name}: current")
+            return False
+        console.rule(name, align="left")
+        work()
+        write_json(self._file, {**done, name: mark})
+        return True
+
+
+def get_dataset(name: str, to: Path) -> None:
+    """Fetch a dataset from local files where they are, else from upstream."""
+    local = Path(os.environ.get("SYNBB_SOURCES", "../shared/data")) / name
+    with progress(f"fetching {name}") as bar:
+        found = fetch(name, source=local if local.is_dir() else None, to=to, progress=bar)
+    console.print(f"fetch {name}: {'current' if found.current else 'done'}, {found.folder}", markup=False)
+
+
+def train(config: Path, overrides: list[str] | None, run: Path) -> None:
+    """Train from scratch, or go on where an earlier call stopped."""
+    with progress("training", "steps") as bar:
+        start(
+            config,
+            overrides or [],
+            output=run,
+            resume=(run / "config.yaml").is_file(),
+            say=say,
+            progress=bar,
+        )
+    if not leads():  # a process that training started for a further device: the rest is done once
+        sys.exit(0)
+
+
+def say(line: str) -> None:
+    """Print one line as it is."""
+    console.print(line, markup=False)
+
+
+def call(main: Callable[..., None]) -> None:
+    """Run a pipeline's ``main`` as a command: a user's mistake is one clear line."""
+    try:
+        typer.run(main)
+    except SynbbError as error:
+        errors.print(f"synbb: {error}", markup=False)
+        sys.exit(error.exit_status)

@@ -1,0 +1,110 @@
+"""Scores of a run on a split of its own: ``scores.json`` and a page with every figure and its interval."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from synbb.evaluation.page import document, number
+from synbb.evaluation.report import SCHEMA_VERSION, prepare_folder, replace_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+NAMES = {
+    "rank_1": "rank-1 identification",
+    "roc_auc": "ROC-AUC of genuine and impostor pairs",
+    "equal_error": "equal error rate",
+    "accepted_at_0.1": "genuine pairs accepted, 10 % of impostors too",
+    "accepted_at_0.01": "genuine pairs accepted, 1 % of impostors too",
+    "identified_at_0.1": "known people named right, 10 % of strangers named",
+    "identified_at_0.01": "known people named right, 1 % of strangers named",
+    "named_right_at_threshold": "known people named right at the stored threshold",
+    "strangers_named_at_threshold": "strangers named at the stored threshold",
+    "pr_auc": "voxel PR-AUC",
+    "object_f1": "object F1",
+    "voxel_f1": "voxel F1",
+}
+"""Figures in words; any other is shown by its name."""
+
+
+def write_run_scores(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write ``scores.json`` and ``report.html``.
+
+    Args:
+        folder: made when it is not there.
+        result: what ``evaluate_run`` returns.
+
+    Raises:
+        SynbbError: a file is where the folder should be.
+        RunEnded: the disk is full.
+    """
+    where = prepare_folder(folder)
+    stated = {"schema_version": SCHEMA_VERSION, **result}
+    text = json.dumps(stated, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    replace_file(where / "scores.json", text.encode())
+    replace_file(where / "report.html", run_page(stated).encode())
+
+
+def run_page(result: Mapping[str, Any]) -> str:
+    """The page."""
+    title = f"{result['task'].capitalize()} scores"
+    main = result["scores"][result["main"]]
+    cards = [(in_words(result["main"]), main), *_second(result)]
+    headline = "".join(
+        f"<div><span>{escape(name)}</span><b>{number(figure['value'])}</b><span>{_range(figure)}</span></div>"
+        for name, figure in cards
+    )
+    rows = "".join(
+        f"<tr><td>{escape(in_words(name))}</td><td>{_value(figure)}</td><td>{_range(figure)}</td></tr>"
+        for name, figure in result["scores"].items()
+    )
+    facts = [
+        ("Run", f"{result['run']} ({result['run_id']}), weights {result['weights']} of step {result['step']}"),
+        ("Density", f"{result['density']:.4f} of the masked layers"),
+        ("Model (sha256)", result["model_sha256"]),
+        ("Decision", ", ".join(f"{key} {_text(value)}" for key, value in result["decision"].items()) or "none"),
+        *((key.capitalize(), value) for key, value in result["about"].items()),
+    ]
+    described = "".join(f"<dt>{escape(a)}</dt><dd>{escape(str(b))}</dd>" for a, b in facts)
+    notes = "".join(f'<p class="soft">{escape(note)}</p>' for note in result["notes"])
+    table = (
+        '<div class="scroll"><table><tr><th></th><th>value</th><th>95 % interval</th></tr>'
+        f'{rows}</table></div><p class="soft">Intervals are bootstraps over the held-out units that stand beside them; '
+        "what another seed of training would give is not in them.</p>"
+    )
+    body = [
+        f'<h1>{escape(title)}</h1><p class="soft">{escape(result["run"])} on its {escape(result["split"])} split</p>',
+        f'<div class="headline">{headline}</div>',
+        f"<h2>What was scored</h2><dl>{described}</dl>{notes}",
+        f"<h2>Figures</h2>{table}",
+    ]
+    return document(title, body, result)
+
+
+def in_words(name: str) -> str:
+    """A figure's name for people."""
+    return NAMES.get(name, name.replace("_", " "))
+
+
+def _second(result: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    others = [name for name in result["scores"] if name in NAMES and name != result["main"]]
+    return [(in_words(name), result["scores"][name]) for name in others[:2]]
+
+
+def _value(figure: Mapping[str, Any]) -> str:
+    value = figure["value"]
+    return f"{value:,}" if isinstance(value, int) else number(value)
+
+
+def _range(figure: Mapping[str, Any]) -> str:
+    if figure.get("low") is None:
+        return ""
+    units = ", ".join(f"{count:,} {name}" for name, count in figure["units"].items())
+    return f"{number(figure['low'])} to {number(figure['high'])} ({units})"
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

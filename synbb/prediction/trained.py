@@ -1,0 +1,94 @@
+"""A trained run, opened to be used: its settings, its task and its network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from synbb.errors import SynbbError
+from synbb.tasks.base import PredictsFiles
+from synbb.training.checkpoint import load_weights
+from synbb.training.config import RunConfig
+from synbb.training.run import RunFolder
+from synbb.training.start import make_task
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Weights of a run, checked.
+
+    Attributes:
+        run: its folder.
+        config: its settings.
+        which: ``last`` or ``best``.
+        about: step, scores, decision, density and SHA-256 of these weights.
+    """
+
+    run: RunFolder
+    config: RunConfig
+    which: str
+    about: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path, which: str = "last", *, allow_unfinished: bool = False) -> Trained:
+        """The weights ``which`` of the run at ``path``.
+
+        Raises:
+            SynbbError: no such run or weights, or masks that are not final.
+        """
+        run = RunFolder.open(path)
+        about = run.weights_info(which)
+        if not about["final"] and not allow_unfinished:
+            raise SynbbError(
+                f"{path}: weights {which!r} are of step {about['step']} of {about['steps']}, when pruning had not "
+                f"reached its final masks (density {about['density']:.3f}); finish training (synbb train ... "
+                "--resume), or pass --allow-unfinished"
+            )
+        return cls(run, run.config(), which, about)
+
+    def load(self, net: nn.Module) -> nn.Module:
+        """Put the weights into ``net``; returns it in evaluation mode."""
+        load_weights(self.run.weights_file(self.which), net)
+        return net.eval()
+
+    @property
+    def decision(self) -> dict[str, Any]:
+        """What was chosen on the validation split."""
+        found: dict[str, Any] = self.about.get("decision", {})
+        return found
+
+    def file_predictor(self, wanted: str) -> PredictsFiles:
+        """The task, restored from what the run knows of its data.
+
+        Args:
+            wanted: what it is needed for, for the message.
+
+        Raises:
+            SynbbError: a task that predicts no files.
+        """
+        task = make_task(self.config)
+        if not isinstance(task, PredictsFiles):
+            raise SynbbError(f"{self.run.path}: {wanted}, and this run is of task {self.config.task!r}")
+        task.restore(self.run.data_facts())
+        return task
+
+
+def device_named(name: str) -> str:
+    """A device of torch; ``auto`` is a GPU where there is one.
+
+    Raises:
+        SynbbError: torch knows no such device, or sees no GPU.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.device(name)
+    except RuntimeError:
+        raise SynbbError(f"--device {name}: no device that torch knows; use auto, cpu, cuda or cuda:N") from None
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise SynbbError(f"--device {name}: torch sees no GPU; use --device cpu")
+    return name

@@ -1,0 +1,274 @@
+"""The images of a face task: which ones, how they are read, and how a training image is changed at random."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import torch
+from monai.data import set_track_meta
+from monai.transforms import (
+    Compose,
+    RandAdjustContrast,
+    RandAffine,
+    RandBiasField,
+    RandCoarseDropout,
+    RandFlip,
+    RandGaussianNoise,
+)
+from numpy.typing import NDArray
+from pydantic import Field
+from skimage.exposure import equalize_adapthist
+from torch import Tensor
+
+from synbb.datasets.face_folders import FaceImage, Grey, list_faces, read_grey, select
+from synbb.errors import SynbbError
+from synbb.schema import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+set_track_meta(False)  # as for volumes: images carry no affine
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Range = tuple[Annotated[int, Field(ge=0)], PositiveInt]
+
+Split = Literal["train", "validation", "test"]
+SHOWN = 5  # files that a message names
+
+
+class FaceFolder(Settings):
+    """Images of one folder that belong to one split.
+
+    Attributes:
+        folder: holds a folder of images for each identity.
+        split: what they serve for.
+        identities: first and one past the last, in natural order of the names; all by default.
+        images: likewise, of each identity, among those that ``light`` and ``exclude`` leave.
+        light: degrees between light and camera axis, above the first and up to the second; needs names as in
+            Extended Yale B.
+        exclude: patterns of file names to leave out.
+    """
+
+    folder: str
+    split: Split
+    identities: Range | None = None
+    images: Range | None = None
+    light: tuple[float, float] | None = None
+    exclude: tuple[str, ...] = ()
+
+
+class FaceAugmentation(Settings):
+    """Probabilities of each change of a training image, and how far it goes; 0 switches one off.
+
+    Attributes:
+        flip: left and right exchanged.
+        move: a turn, a shift and a change of scale together.
+        turn: largest angle, degrees.
+        shift: largest, as a share of each side.
+        zoom: largest relative change of scale.
+        contrast: gamma between 0.6 and 1.6.
+        light: a smooth field over the image, as uneven light gives.
+        noise: grain.
+        cover: a rectangle of up to a quarter of each side is hidden.
+    """
+
+    flip: Probability = 0.5
+    move: Probability = 0.8
+    turn: Annotated[float, Field(ge=0)] = 8.0
+    shift: Probability = 0.06
+    zoom: Probability = 0.08
+    contrast: Probability = 0.3
+    light: Probability = 0.3
+    noise: Probability = 0.2
+    cover: Probability = 0.2
+
+
+def face_augmentation(settings: FaceAugmentation, size: tuple[int, int]) -> Compose:
+    """MONAI transforms of images (1, y, x) of 0 to 1."""
+    shift = [settings.shift * n for n in size]
+    return Compose(
+        [
+            RandFlip(prob=settings.flip, spatial_axis=1),
+            RandAffine(
+                prob=settings.move,
+                rotate_range=np.deg2rad(settings.turn),
+                translate_range=shift,
+                scale_range=[settings.zoom, settings.zoom],
+                padding_mode="border",
+            ),
+            RandAdjustContrast(prob=settings.contrast, gamma=(0.6, 1.6)),
+            RandBiasField(degree=2, coeff_range=(-0.4, 0.4), prob=settings.light),
+            RandGaussianNoise(prob=settings.noise, std=0.03),
+            RandCoarseDropout(
+                holes=1,
+                spatial_size=[max(n // 8, 1) for n in size],
+                max_spatial_size=[max(n // 4, 1) for n in size],
+                prob=settings.cover,
+            ),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The images of a split.
+
+    Attributes:
+        faces: in order; identities carry the name of their folder where a task has several.
+        sources: number of the folder that each comes from: impostor pairs are made within one.
+        skipped: files that could not be used, with the reason.
+    """
+
+    faces: tuple[FaceImage, ...]
+    sources: NDArray[np.int64]
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def identities(self) -> list[str]:
+        """Names, sorted."""
+        return sorted({face.identity for face in self.faces})
+
+    def owners(self) -> NDArray[np.int64]:
+        """Number of each image's identity among the sorted names."""
+        number = {name: place for place, name in enumerate(self.identities)}
+        return np.array([number[face.identity] for face in self.faces], np.int64)
+
+
+class FaceReader:
+    """Reads images as the network takes them, and keeps what fits into memory.
+
+    Args:
+        size: y, x.
+        equalise: adaptive histogram equalisation (CLAHE, Zuiderveld 1994) first, against uneven light.
+        cache_bytes: of decoded images that are kept.
+    """
+
+    def __init__(self, size: tuple[int, int], *, equalise: bool, cache_bytes: int) -> None:
+        self.size, self._equalise, self._room = size, equalise, cache_bytes
+        self._kept: dict[Path, Grey] = {}
+        self._lock = threading.Lock()
+
+    def grey(self, path: Path) -> Grey:
+        """8-bit grey values (y, x).
+
+        Raises:
+            SynbbError: the file does not decode.
+        """
+        kept = self._kept.get(path)
+        if kept is not None:
+            return kept
+        values = read_grey(path, self.size)
+        if self._equalise:
+            values = np.rint(255 * equalize_adapthist(values)).astype(np.uint8)
+        with self._lock:
+            if path not in self._kept and values.nbytes <= self._room:
+                self._room -= values.nbytes
+                self._kept[path] = values
+        return values
+
+    def image(self, path: Path) -> Tensor:
+        """(1, y, x) of 0 to 1."""
+        return torch.from_numpy(self.grey(path).astype(np.float32) / 255)[None]
+
+
+def standardised(image: Tensor) -> Tensor:
+    """Mean 0 and standard deviation 1 of each image by itself; one of a single grey becomes 0."""
+    return (image - image.mean()) / image.std().clamp(min=1e-3)
+
+
+def choose(folders: Sequence[FaceFolder], split: str, reader: FaceReader, *, skip_bad: bool, pairs: bool) -> Chosen:
+    """The images of a split; each is decoded once.
+
+    Args:
+        folders: all of a task.
+        split: whose images are wanted.
+        reader: reads them.
+        skip_bad: leave out images that do not decode and identities with one image, instead of refusing them.
+        pairs: whether an identity with one image is useless.
+
+    Raises:
+        SynbbError: nothing is left, an image does not decode, or an identity has one image; the file is named.
+    """
+    several = len({entry.folder for entry in folders}) > 1
+    faces: list[FaceImage] = []
+    sources: list[int] = []
+    skipped: list[str] = []
+    places = {folder: place for place, folder in enumerate(dict.fromkeys(entry.folder for entry in folders))}
+    for entry in folders:
+        if entry.split != split:
+            continue
+        found = select(
+            list_faces(entry.folder),
+            identities=entry.identities,
+            images=entry.images,
+            light=entry.light,
+            exclude=entry.exclude,
+        )
+        if not found:
+            raise SynbbError(
+                f"data.images: no image of {entry.folder} is left for split {split}: look at identities, images, "
+                "light and exclude"
+            )
+        readable = [face for face in found if _reads(reader, face.path, skipped if skip_bad else None)]
+        faces += [
+            FaceImage(f.path, f"{Path(entry.folder).name}/{f.identity}" if several else f.identity) for f in readable
+        ]
+        sources += [places[entry.folder]] * len(readable)
+    if pairs:
+        faces, sources = _without_lonely(faces, sources, skipped if skip_bad else None)
+    if any(entry.split == split for entry in folders) and not faces:
+        raise SynbbError(f"data.images: none of the {len(skipped)} images of split {split} can be used: {skipped[0]}")
+    return Chosen(tuple(faces), np.array(sources, np.int64), tuple(skipped))
+
+
+def _reads(reader: FaceReader, path: Path, skipped: list[str] | None) -> bool:
+    try:
+        reader.grey(path)
+    except SynbbError as error:
+        if skipped is None:
+            raise SynbbError(f"{error}, or pass data.on_bad=skip") from None
+        skipped.append(str(error))
+        return False
+    return True
+
+
+def _without_lonely(
+    faces: list[FaceImage], sources: list[int], skipped: list[str] | None
+) -> tuple[list[FaceImage], list[int]]:
+    """Identities with two images and more."""
+    count: dict[str, int] = {}
+    for face in faces:
+        count[face.identity] = count.get(face.identity, 0) + 1
+    lonely = [face for face in faces if count[face.identity] == 1]
+    if lonely and skipped is None:
+        others = f" (and {len(lonely) - 1} more)" if len(lonely) > 1 else ""
+        raise SynbbError(
+            f"{lonely[0].path} is the only image of {lonely[0].identity}{others}: it makes no pair and "
+            "teaches no identity; add images, leave it out, or pass data.on_bad=skip"
+        )
+    if skipped is not None:
+        skipped += [f"{face.path} is the only image of {face.identity}" for face in lonely]
+    kept = [(face, source) for face, source in zip(faces, sources, strict=True) if count[face.identity] > 1]
+    return [face for face, _ in kept], [source for _, source in kept]
+
+
+def told(split: str, chosen: Chosen) -> list[str]:
+    """Lines for a person: how many images, and what was left out."""
+    lines = [f"{split}: {len(chosen.faces)} images of {len(chosen.identities)} identities"]
+    if chosen.skipped:
+        shown = "; ".join(chosen.skipped[:SHOWN])
+        more = f"; and {len(chosen.skipped) - SHOWN} more" if len(chosen.skipped) > SHOWN else ""
+        lines.append(f"{split}: {len(chosen.skipped)} images left out: {shown}{more}")
+    return lines
+
+
+def changed(chain: Any, image: Tensor, seed: int) -> Tensor:
+    """``image`` (1, y, x) after the random changes of ``chain``, a function of ``seed``."""
+    chain.set_random_state(seed=seed)
+    result: Tensor = torch.as_tensor(chain(image))
+    return result.clamp(0, 1)

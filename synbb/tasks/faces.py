@@ -1,0 +1,424 @@
+"""Face identification and verification: images of people in, a ResNet's embeddings, and who is who out.
+
+Three protocols. *identification*: everybody of the validation and test images was trained on, other images of them;
+the gallery is the mean embedding of each identity's training images. *open_set*: likewise, but strangers come by, who
+should be named by nobody. *verification*: people never seen in training; are two images of one person?
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from synbb.datasets import find_dataset, load_manifest
+from synbb.datasets.face_folders import ENDINGS, list_faces, natural, read_pairs
+from synbb.errors import SynbbError
+from synbb.evaluation.verification import (
+    Ranking,
+    accepted_at,
+    count_all_pairs,
+    equal_error_threshold,
+    mean_by_identity,
+    pair_histograms,
+    rank,
+)
+from synbb.models.face_resnet import FaceNet, build_face_resnet, cosine_margin_loss
+from synbb.pruning.resampling import Resampled
+from synbb.schema import Settings
+from synbb.tasks.base import Batch, HeldOut, Table, Validation
+from synbb.tasks.face_images import (
+    Chosen,
+    FaceAugmentation,
+    FaceFolder,
+    FaceReader,
+    PositiveInt,
+    changed,
+    choose,
+    face_augmentation,
+    standardised,
+    told,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+Floats = NDArray[np.float64]
+EMBEDDED_AT_ONCE = 64
+FALSE_ALARMS = (0.1, 0.01)
+"""Shares of strangers named, and of impostor pairs accepted, at which rates are told."""
+
+
+class FaceData(Settings):
+    """Where the images are.
+
+    Attributes:
+        images: folders, each with its split.
+        dataset: entry of ``data_manifest.yaml`` that they come from; pipelines fetch it when it is missing.
+        protocol: ``identification``, ``open_set`` or ``verification``.
+        pairs: list of pairs of the test split in the layout of LFW's pairs.txt (verification); all pairs without it.
+        size: y, x of what the network sees; other images are resampled.
+        equalise: adaptive histogram equalisation first, against uneven light.
+        on_bad: whether an image that does not decode, or the only one of its identity, is an ``error`` or left out
+            with a count and a list (``skip``).
+        augment: random changes of training images.
+        cache_mib: memory for decoded images.
+    """
+
+    images: Annotated[tuple[FaceFolder, ...], Field(min_length=1)]
+    dataset: str | None = None
+    protocol: Literal["identification", "open_set", "verification"] = "identification"
+    pairs: str | None = None
+    size: tuple[PositiveInt, PositiveInt] = (112, 96)
+    equalise: bool = False
+    on_bad: Literal["error", "skip"] = "error"
+    augment: FaceAugmentation = FaceAugmentation()
+    cache_mib: PositiveInt = 512
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not any(entry.split == "train" for entry in self.images):
+            raise ValueError("no entry of images has split: train")
+        if self.pairs is not None and self.protocol != "verification":
+            raise ValueError("pairs are of use to protocol: verification alone")
+        return self
+
+
+class FaceResNetSettings(Settings):
+    """The network.
+
+    Attributes:
+        depth: of the ResNet, 18, 34, 50 or 101.
+        width: channels of its first stage.
+        embedding: numbers of an embedding.
+        stem: kernel of the first convolution.
+        pool: halve the image once more, for large ones.
+        scale: inverse temperature of the cosine head.
+        margin: by which the true identity must lead, as a cosine.
+    """
+
+    depth: Literal[18, 34, 50, 101] = 18
+    width: PositiveInt = 64
+    embedding: PositiveInt = 128
+    stem: PositiveInt = 3
+    pool: bool = False
+    scale: Annotated[float, Field(gt=0)] = 24.0
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.2
+
+
+class FacesTask:
+    """The task of :class:`synbb.tasks.base.Task` for faces.
+
+    Args:
+        data: images and protocol.
+        model: the network.
+        seed: of the run.
+        batch_size: images of a step, over all ranks.
+    """
+
+    DataSettings = FaceData
+    ModelSettings = FaceResNetSettings
+
+    def __init__(self, data: FaceData, model: FaceResNetSettings, *, seed: int, batch_size: int) -> None:
+        self._data, self._model, self._seed, self._batch_size = data, model, seed, batch_size
+        self._chain = face_augmentation(data.augment, data.size)
+        self._local = threading.local()
+        self._reader = FaceReader(data.size, equalise=data.equalise, cache_bytes=data.cache_mib * 2**20)
+        self._names: list[str] = []
+        self._train = self._validation = Chosen((), np.zeros(0, np.int64))
+
+    # ---- data ----
+
+    def prepare(self, known: dict[str, Any] | None = None) -> list[str]:
+        """Decode all training and validation images once.
+
+        Args:
+            known: facts of a run that is continued: its identities must be those that are found.
+
+        Raises:
+            SynbbError: images that do not fit the protocol, named.
+        """
+        if self._data.dataset is not None:
+            find_dataset(self._data.dataset, load_manifest())
+        lines = []
+        self._train = self._choose("train")
+        self._names = self._train.identities
+        lines += told("train", self._train)
+        if len(self._names) < 2:
+            raise SynbbError(
+                f"data.images: the training images show {len(self._names)} identity; at least 2 are needed"
+            )
+        if known is not None and known.get("identities") != self._names:
+            raise SynbbError("data.images: the training images show other identities than when the run was begun")
+        self._validation = self._choose("validation")
+        if self._validation.faces:
+            self._check_protocol("validation", self._validation)
+            lines += told("validation", self._validation)
+        else:
+            lines.append("no entry has split: validation: nothing is validated and no threshold is chosen")
+        return lines
+
+    def restore(self, facts: dict[str, Any]) -> None:
+        """Be ready to build the network and to embed images without the data of the run; see the facts of a run."""
+        self._names = list(facts["identities"])
+
+    def _choose(self, split: str) -> Chosen:
+        pairs = split == "train" or (self._data.protocol == "verification" and self._data.pairs is None)
+        return choose(self._data.images, split, self._reader, skip_bad=self._data.on_bad == "skip", pairs=pairs)
+
+    def _check_protocol(self, split: str, chosen: Chosen) -> None:
+        others = [("train", self._train), *([("validation", self._validation)] if split == "test" else [])]
+        for other, images in others:
+            taken = {face.path.resolve() for face in images.faces}
+            shared = next((face.path for face in chosen.faces if face.path.resolve() in taken), None)
+            if shared is not None:
+                raise SynbbError(
+                    f"data.images: {shared} is in split {other} and in split {split}; splits must lie apart"
+                )
+        known = set(self._names)
+        for face in chosen.faces:
+            if self._data.protocol == "verification" and face.identity in known:
+                raise SynbbError(
+                    f"data.images: {face.path} of split {split} shows {face.identity}, who is trained on: verification "
+                    "is of people never seen; choose other `identities`, or protocol: identification"
+                )
+            if self._data.protocol == "identification" and face.identity not in known:
+                raise SynbbError(
+                    f"data.images: {face.path} of split {split} shows {face.identity}, who is not trained on: nobody "
+                    "could name them; leave them out, or choose protocol: open_set or verification"
+                )
+
+    def batch(self, step: int, rank: int, world_size: int) -> Batch:
+        """Images (batch, 1, y, x) and identities (batch,) of a step on a rank: epochs of shuffled images."""
+        items = [self._drawn(step * self._batch_size + item) for item in range(rank, self._batch_size, world_size)]
+        images = [
+            standardised(changed(self._own_chain(), self._reader.image(self._train.faces[place].path), seed))
+            for place, seed in items
+        ]
+        owners = self._owners()
+        return Batch(torch.stack(images), torch.tensor([int(owners[place]) for place, _ in items]))
+
+    def _drawn(self, position: int) -> tuple[int, int]:
+        """Image and augmentation seed at a position of the endless sequence of shuffled epochs."""
+        epoch, place = divmod(position, len(self._train.faces))
+        held = getattr(self._local, "order", None)
+        if held is None or held[0] != epoch:
+            order = np.random.default_rng([self._seed, epoch]).permutation(len(self._train.faces))
+            held = self._local.order = (epoch, order)
+        return int(held[1][place]), int(np.random.default_rng([self._seed, position, 1]).integers(2**31))
+
+    def _owners(self) -> NDArray[np.int64]:
+        if not hasattr(self, "_owner"):
+            self._owner = self._train.owners()
+        return self._owner
+
+    def _own_chain(self) -> Any:
+        # MONAI transforms hold their random state: each loader thread needs a chain of its own.
+        if not hasattr(self._local, "chain"):
+            self._local.chain = copy.deepcopy(self._chain)
+        return self._local.chain
+
+    def upcoming(self, steps: range, rank: int, world_size: int) -> None:
+        """Nothing: images are small and decoded as they are needed."""
+
+    def calibration_batches(self, count: int) -> Iterator[Tensor]:
+        """Unaugmented training images, the same at every call."""
+        order = np.random.default_rng([self._seed, 2]).permutation(len(self._train.faces))
+        chosen = [int(order[item % len(order)]) for item in range(count)]
+        size = max(self._batch_size, 2)
+        for first in range(0, count - 1, size):  # batch statistics need two images
+            yield self._inputs([self._train.faces[place].path for place in chosen[first : first + size]])
+
+    def held_out_batches(self, count: int) -> Iterator[Tensor]:
+        """Validation images, evenly spread over them."""
+        faces = self._validation.faces
+        spread = np.linspace(0, len(faces) - 1, min(count, len(faces))).astype(int) if faces else ()
+        places = sorted({int(place) for place in spread})
+        for first in range(0, len(places), self._batch_size):
+            yield self._inputs([faces[place].path for place in places[first : first + self._batch_size]])
+
+    def _inputs(self, paths: Sequence[Path]) -> Tensor:
+        return torch.stack([standardised(self._reader.image(path)) for path in paths])
+
+    # ---- network and loss ----
+
+    def build_model(self) -> FaceNet:
+        """A newly initialised ResNet with a head for the training identities."""
+        model = self._model
+        return build_face_resnet(
+            identities=len(self._names),
+            depth=model.depth,
+            width=model.width,
+            embedding=model.embedding,
+            stem=model.stem,
+            pool=model.pool,
+        )
+
+    def example_inputs(self) -> Tensor:
+        """One image of zeros."""
+        return torch.zeros(1, 1, *self._data.size)
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Cosine margin loss of the batch."""
+        return cosine_margin_loss(outputs, batch.targets, scale=self._model.scale, margin=self._model.margin)
+
+    # ---- scores ----
+
+    def validate(self, model: nn.Module, device: Any) -> Validation | None:
+        """Scores of the protocol on the validation images; the threshold of equal errors there."""
+        if not self._validation.faces:
+            return None
+        scores, counts, _ = self._scored(model, device, self._validation, None)
+        return Validation(scores, self._main, {"threshold": equal_error_threshold(counts.sum(axis=0))})
+
+    def score(self, model: nn.Module, device: Any, decision: dict[str, Any]) -> HeldOut | None:
+        """Scores of the protocol on the test images, opened here, and what was counted by probe or identity."""
+        chosen = self._choose("test")
+        if not chosen.faces:
+            return None
+        self._check_protocol("test", chosen)
+        pairs = None
+        if self._data.pairs is not None:
+            pairs = np.array(read_pairs(self._data.pairs, chosen.faces), np.int64)
+        scores, counts, found = self._scored(model, device, chosen, pairs)
+        threshold = decision.get("threshold")
+        if threshold is not None and found is not None:
+            scores["named_right_at_threshold"] = found.identified_at(float(threshold))
+            scores["strangers_named_at_threshold"] = found.alarms_at(float(threshold))
+        resampled = {
+            "roc_auc": Resampled("roc_auc", {"identities": counts}),
+            "equal_error": Resampled("equal_error", {"identities": counts}),
+        }
+        if found is not None:
+            right = np.stack([found.correct, np.ones_like(found.correct)], axis=1).astype(np.int64)[found.known]
+            resampled["rank_1"] = Resampled("ratio", {"probes": right})
+        scores |= {"images": len(chosen.faces), "identities": len(chosen.identities)}
+        return HeldOut(scores, self._main, resampled)
+
+    @property
+    def _main(self) -> str:
+        return "roc_auc" if self._data.protocol == "verification" else "rank_1"
+
+    def _scored(
+        self, model: nn.Module, device: Any, chosen: Chosen, pairs: NDArray[np.int64] | None
+    ) -> tuple[dict[str, float], NDArray[np.int64], Ranking | None]:
+        """Figures, histograms of genuine and impostor cosines by identity, and the ranking of the probes."""
+        probes = self.embeddings(model, [face.path for face in chosen.faces], device)
+        names = [face.identity for face in chosen.faces]
+        owner = chosen.owners()
+        found = None
+        scores: dict[str, float] = {}
+        if self._data.protocol == "verification":
+            counts = self._pairs(probes, chosen, owner, pairs)
+        else:
+            trained = [face.path for face in self._train.faces]
+            gallery, known = mean_by_identity(
+                self.embeddings(model, trained, device), [face.identity for face in self._train.faces]
+            )
+            found = rank(gallery, known, probes, names)
+            scores["rank_1"] = found.rank_1
+            if self._data.protocol == "open_set":
+                for share in FALSE_ALARMS:
+                    scores[f"identified_at_{share:g}"] = found.identified_at(found.threshold_at(share))
+            genuine = np.array([[one == name for one in known] for name in names], dtype=bool)
+            unit = np.repeat(owner, len(known))
+            counts = pair_histograms((probes @ gallery.T).ravel(), genuine.ravel(), unit, len(chosen.identities))
+        total = counts.sum(axis=0)
+        if not total.sum(axis=1).all():
+            raise SynbbError("data.images: no genuine pair, or no impostor, can be made of the images that are scored")
+        for name in ("roc_auc", "equal_error"):
+            scores[name] = Resampled(name, {"all": total[None]}).score()
+        for share in FALSE_ALARMS:
+            scores[f"accepted_at_{share:g}"] = accepted_at(total, share)[0]
+        return scores, counts, found
+
+    @staticmethod
+    def _pairs(
+        embeddings: Floats, chosen: Chosen, owner: NDArray[np.int64], pairs: NDArray[np.int64] | None
+    ) -> NDArray[np.int64]:
+        """Histograms by identity: the listed pairs, or all within each folder."""
+        identities = len(chosen.identities)
+        if pairs is not None:
+            one, other = pairs.T
+            cosines = (embeddings[one] * embeddings[other]).sum(axis=1)
+            return pair_histograms(cosines, owner[one] == owner[other], owner[one], identities)
+        parts = []
+        for source in np.unique(chosen.sources):
+            inside = chosen.sources == source
+            own, local = np.unique(owner[inside], return_inverse=True)
+            part = count_all_pairs(embeddings[inside], local)
+            whole = np.zeros((identities, *part.shape[1:]), np.int64)
+            whole[own] = part
+            parts.append(whole)
+        return np.asarray(sum(parts), np.int64)
+
+    @torch.no_grad()
+    def embeddings(self, model: nn.Module, paths: Sequence[Path], device: Any) -> Floats:
+        """Unit vectors (images, embedding), float64, of a network in evaluation mode."""
+        assert isinstance(model, FaceNet)
+        found = []
+        for first in range(0, len(paths), EMBEDDED_AT_ONCE):
+            inputs = self._inputs(paths[first : first + EMBEDDED_AT_ONCE]).to(device)
+            found.append(model.embed(inputs).cpu().double().numpy())
+        return np.concatenate(found)
+
+    # ---- prediction ----
+
+    def predict_files(self, model: nn.Module, source: Path, device: Any) -> Table:
+        """The embedding of every image of a folder, or of one for each identity; images that do not decode are told.
+
+        Raises:
+            SynbbError: no image in the folder.
+        """
+        paths = files_of(source)
+        good, skipped = [], []
+        for path in paths:
+            try:
+                self._reader.grey(path)
+                good.append(path)
+            except SynbbError as error:
+                skipped.append(str(error))
+        if not good:
+            raise SynbbError(f"{source}: none of its {len(paths)} images decodes; the first: {skipped[0]}")
+        vectors = self.embeddings(model, good, device)
+        columns = ["image", *(f"e{number}" for number in range(vectors.shape[1]))]
+        rows = [[str(path), *(f"{value:.6f}" for value in vector)] for path, vector in zip(good, vectors, strict=True)]
+        return Table(columns, rows, tuple(skipped))
+
+    def facts(self) -> dict[str, Any]:
+        """Identities of the head in its order, size and treatment of images, licence and citation of the dataset."""
+        about = {}
+        if self._data.dataset is not None:
+            dataset = find_dataset(self._data.dataset, load_manifest())
+            about = {"licence": dataset.licence, "citation": dataset.citation}
+        return {
+            "identities": self._names,
+            "protocol": self._data.protocol,
+            "size": list(self._data.size),
+            "equalise": self._data.equalise,
+            **about,
+        }
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def files_of(source: Path) -> list[Path]:
+    """Images of a folder, or of the folders of identities in it, in natural order; a file is itself.
+
+    Raises:
+        SynbbError: there is no such thing, or no image.
+    """
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise SynbbError(f"{source}: no such file or folder of images")
+    direct = [path for path in natural(source.iterdir()) if path.suffix.lower() in ENDINGS]
+    return direct or [face.path for face in list_faces(source)]

@@ -1,0 +1,264 @@
+"""The face task: batches, protocols, and what does not fit them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from synbb.datasets.phantom_faces import FacePhantom, write_phantom_faces
+from synbb.errors import SynbbError
+from synbb.tasks.base import PredictsFiles
+from synbb.tasks.face_images import FaceReader
+from synbb.tasks.faces import FacesTask
+from synbb.training import make_task
+from synbb.training.config import run_config
+
+SIZE = (32, 28)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_phantom_faces(tmp_path_factory.mktemp("faces") / "people", FacePhantom(6, 6, SIZE))
+
+
+def entries(folder: Path, **splits: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"folder": str(folder), "split": name.rstrip("2"), **part} for name, part in splits.items()]
+
+
+def identification(folder: Path) -> list[dict[str, Any]]:
+    return entries(folder, train={"images": [0, 3]}, validation={"images": [3, 4]}, test={"images": [4, 6]})
+
+
+def made(images: list[dict[str, Any]], seed: int = 0, batch_size: int = 4, **data: Any) -> FacesTask:
+    values = {
+        "task": "faces",
+        "seed": seed,
+        "data": {"images": images, "size": list(SIZE), **data},
+        "model": {"width": 4, "embedding": 8},
+        "training": {"batch_size": batch_size},
+    }
+    task = make_task(run_config(values, "test"))
+    assert isinstance(task, FacesTask)
+    return task
+
+
+def prepared(*arguments: Any, **options: Any) -> FacesTask:
+    task = made(*arguments, **options)
+    task.prepare()
+    return task
+
+
+def test_a_batch_is_a_function_of_seed_and_step(folder: Path) -> None:
+    one, other = (prepared(identification(folder)) for _ in range(2))
+    other.batch(7, 0, 1)  # what was asked before does not matter
+    a, b = one.batch(3, 0, 1), other.batch(3, 0, 1)
+    torch.testing.assert_close(a.inputs, b.inputs, rtol=0, atol=0)
+    assert a.targets.tolist() == b.targets.tolist()
+    assert a.inputs.shape == (4, 1, *SIZE)
+    assert (prepared(identification(folder), seed=1).batch(3, 0, 1).inputs != a.inputs).any()
+
+
+def test_ranks_share_the_batch_of_one(folder: Path) -> None:
+    task = prepared(identification(folder))
+    whole = task.batch(5, 0, 1)
+    parts = [task.batch(5, rank, 2) for rank in (0, 1)]
+    torch.testing.assert_close(torch.cat([parts[0].inputs, parts[1].inputs]), whole.inputs[[0, 2, 1, 3]])
+    assert parts[0].targets.tolist() + parts[1].targets.tolist() == whole.targets[[0, 2, 1, 3]].tolist()
+
+
+def test_an_epoch_shows_every_image_once(folder: Path) -> None:
+    task = prepared(identification(folder), batch_size=6)
+    for epoch in range(2):  # 18 training images, 3 steps
+        shown = Counter(t for step in range(3) for t in task.batch(3 * epoch + step, 0, 1).targets.tolist())
+        assert shown == dict.fromkeys(range(6), 3)
+
+
+def test_inputs_are_standardised_and_not_all_alike(folder: Path) -> None:
+    inputs = prepared(identification(folder)).batch(0, 0, 1).inputs
+    torch.testing.assert_close(inputs.mean(dim=(1, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(inputs.std(dim=(1, 2, 3)), torch.ones(4), atol=1e-4, rtol=0)
+
+
+def test_calibration_and_held_out_inputs_are_the_same_at_every_call(folder: Path) -> None:
+    task = prepared(identification(folder))
+    first, again = (torch.cat(list(task.calibration_batches(50))) for _ in range(2))
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+    assert len(first) == 50
+    held = torch.cat(list(task.held_out_batches(16)))
+    assert len(held) == 6, "there are no more validation images"
+    assert len(torch.cat(list(task.held_out_batches(2)))) == 2
+
+
+class Oracle(FacesTask):
+    """Embeds a phantom image as a unit vector of its own person, with some images of others' look."""
+
+    wrong: tuple[str, ...] = ()
+
+    def embeddings(self, model: Any, paths: Any, device: Any) -> Any:
+        people = [int(path.parent.name[1:]) - 1 for path in paths]
+        looks = [
+            0 if f"{path.parent.name}/{path.stem}" in self.wrong else n for path, n in zip(paths, people, strict=True)
+        ]
+        return np.eye(6)[looks]
+
+
+def scored(images: list[dict[str, Any]], wrong: tuple[str, ...] = (), **data: Any) -> Any:
+    task = made(images, **data)
+    task.__class__ = type("Told", (Oracle,), {"wrong": wrong})
+    task.prepare()
+    return task, task.score(None, "cpu", {"threshold": 0.5})  # type: ignore[arg-type]
+
+
+def test_identification_counts_probes(folder: Path) -> None:
+    _, found = scored(identification(folder), wrong=("p02/05", "p03/06"))
+    assert found.main == "rank_1"
+    assert found.scores["rank_1"] == pytest.approx(10 / 12)
+    assert found.resampled["rank_1"].units == {"probes": 12}
+    assert found.scores["images"] == 12
+    perfect = scored(identification(folder))[1].scores
+    assert (perfect["rank_1"], perfect["roc_auc"], perfect["equal_error"]) == (1.0, 1.0, 0.0)
+    assert perfect["accepted_at_0.01"] == 1.0
+
+
+def test_open_set_counts_strangers(folder: Path) -> None:
+    images = entries(
+        folder,
+        train={"images": [0, 3], "identities": [0, 4]},
+        test={"images": [3, 6]},
+    )
+    # Persons 5 and 6 are strangers; one image of person 6 looks like person 1.
+    _, found = scored(images, wrong=("p06/04",), protocol="open_set")
+    assert found.scores["rank_1"] == 1.0, "of those who are known"
+    assert found.scores["strangers_named_at_threshold"] == pytest.approx(1 / 6)
+    assert found.scores["identified_at_0.1"] == 0.0, "one of six strangers is more than a tenth"
+    assert found.resampled["rank_1"].units == {"probes": 12}
+
+
+def test_verification_pairs_are_those_within_a_folder(folder: Path, tmp_path: Path) -> None:
+    other = write_phantom_faces(tmp_path / "others", FacePhantom(2, 3, SIZE, seed=9))
+    images = entries(folder, train={"identities": [0, 3]}, test={"identities": [3, 6], "images": [0, 2]})
+    task, found = scored(images, wrong=("p05/01",), protocol="verification")
+    assert found.main == "roc_auc"
+    genuine, cosine = [], []
+    looks = [(person, 0 if (person, number) == (4, 1) else person) for person in (3, 4, 5) for number in (1, 2)]
+    for i, (who, look) in enumerate(looks):
+        for whom, resemblance in looks[i + 1 :]:
+            genuine.append(who == whom)
+            cosine.append(float(look == resemblance))
+    assert found.scores["roc_auc"] == pytest.approx(roc_auc_score(genuine, cosine))
+    assert found.resampled["roc_auc"].parts["identities"].sum() == 15
+    both = [*images, {"folder": str(other), "split": "test"}]
+    task, found = scored(both, protocol="verification")
+    assert found.resampled["roc_auc"].parts["identities"].sum() == 15 + 15, "no pair across two folders"
+    assert task._names[0].startswith("people/")
+
+
+def test_listed_pairs_are_scored_alone(folder: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "pairs.txt"
+    listed.write_text("p04 1 2\np05 1 2\np04 1 p06 1\n")
+    images = entries(folder, train={"identities": [0, 3]}, test={"identities": [3, 6]})
+    _, found = scored(images, protocol="verification", pairs=str(listed))
+    assert found.resampled["roc_auc"].parts["identities"].sum() == 3
+    assert found.scores["roc_auc"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("splits", "data", "message"),
+    [
+        (
+            {"train": {"identities": [0, 3], "images": [0, 3]}, "validation": {"identities": [2, 5], "images": [3, 6]}},
+            {"protocol": "verification"},
+            r"p03.04\.png of split validation shows p03, who is trained on",
+        ),
+        (
+            {"train": {"identities": [0, 3], "images": [0, 3]}, "validation": {"images": [3, 6]}},
+            {},
+            r"p04.04\.png of split validation shows p04, who is not trained on",
+        ),
+        ({"train": {}, "validation": {"images": [5, 6]}}, {}, r"p01.06\.png is in split train and in split validation"),
+        ({"train": {"identities": [0, 1]}}, {}, "show 1 identity; at least 2"),
+        ({"train": {"identities": [9, 12]}}, {}, "no image of .* is left for split train"),
+        ({"train": {"images": [0, 1]}}, {}, r"p01.01\.png is the only image of p01 \(and 5 more\)"),
+        ({"validation": {}}, {}, "no entry of images has split: train"),
+        ({"train": {}}, {"pairs": "pairs.txt"}, "pairs are of use to protocol: verification alone"),
+        ({"train": {"light": [0, 25]}}, {}, "its name does not say where the light came from"),
+    ],
+)
+def test_images_that_do_not_fit(folder: Path, splits: dict[str, Any], data: dict[str, Any], message: str) -> None:
+    with pytest.raises(SynbbError, match=message):
+        prepared(entries(folder, **splits), **data)
+
+
+def test_test_images_are_checked_when_they_are_opened(folder: Path) -> None:
+    images = entries(folder, train={"images": [0, 3]}, validation={"images": [3, 5]}, test={"images": [4, 6]})
+    with pytest.raises(SynbbError, match=r"p01.05\.png is in split validation and in split test"):
+        scored(images)
+
+
+def test_bad_files_stop_a_run_or_are_left_out_and_listed(tmp_path: Path) -> None:
+    people = write_phantom_faces(tmp_path / "people", FacePhantom(3, 4, SIZE))
+    (people / "p02" / "02.png").write_bytes(b"no image")
+    (people / "p04").mkdir()
+    Image.fromarray(np.zeros(SIZE, np.uint8)).save(people / "p04" / "01.png")
+    with pytest.raises(SynbbError, match=r"p02.02\.png cannot be decoded .* data\.on_bad=skip"):
+        prepared(entries(people, train={}))
+    lines = made(entries(people, train={}), on_bad="skip").prepare()
+    assert lines[0] == "train: 11 images of 3 identities"
+    assert lines[1].startswith("train: 2 images left out: ")
+    assert "02.png cannot be decoded" in lines[1]
+    assert "p04/01.png is the only image of p04" in lines[1]
+
+
+def test_a_resumed_run_must_find_the_same_people(folder: Path) -> None:
+    task = made(identification(folder))
+    task.prepare({"identities": [f"p{n:02d}" for n in range(1, 7)]})
+    with pytest.raises(SynbbError, match="other identities than when the run was begun"):
+        made(identification(folder)).prepare({"identities": ["p01", "p02"]})
+
+
+def test_files_are_predicted_without_the_training_data(folder: Path, tmp_path: Path) -> None:
+    task = prepared(identification(folder))
+    torch.manual_seed(0)
+    net = task.build_model().eval()
+    elsewhere = made([{"folder": str(tmp_path / "gone"), "split": "train"}])
+    assert isinstance(elsewhere, PredictsFiles)
+    elsewhere.restore(task.facts())
+    again = elsewhere.build_model().eval()
+    again.load_state_dict(net.state_dict())
+    (tmp_path / "new").mkdir()
+    for number in (1, 2, 10):
+        (tmp_path / "new" / f"{number}.png").write_bytes((folder / "p01" / "01.png").read_bytes())
+    (tmp_path / "new" / "3.png").write_bytes(b"no image")
+    table = elsewhere.predict_files(again, tmp_path / "new", "cpu")
+    assert table.columns == ["image", *(f"e{n}" for n in range(8))]
+    assert [Path(row[0]).name for row in table.rows] == ["1.png", "2.png", "10.png"]
+    assert table.rows[0][1:] == table.rows[2][1:]
+    assert len(table.skipped) == 1
+    vectors = task.embeddings(net, [folder / "p01" / "01.png"], "cpu")
+    np.testing.assert_allclose([float(v) for v in table.rows[0][1:]], vectors[0], atol=1e-6)
+
+
+def test_equalising_spreads_grey_values_of_a_dark_corner(tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 30, (64, 64), dtype=np.uint8)
+    grey[32:] += 200
+    Image.fromarray(grey).save(tmp_path / "half.png")
+    plain, equal = (
+        FaceReader((64, 64), equalise=each, cache_bytes=0).grey(tmp_path / "half.png").astype(float)
+        for each in (False, True)
+    )
+    assert equal[:24].std() > 2 * plain[:24].std()
+
+
+def test_the_cache_keeps_no_more_than_it_may(folder: Path) -> None:
+    reader = FaceReader(SIZE, equalise=False, cache_bytes=2 * SIZE[0] * SIZE[1])
+    paths = sorted((folder / "p01").iterdir())
+    first = [reader.grey(path).copy() for path in paths]
+    assert len(reader._kept) == 2
+    assert all((reader.grey(path) == grey).all() for path, grey in zip(paths, first, strict=True))
