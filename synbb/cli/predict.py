@@ -121,7 +121,17 @@ def command(
         raise SynbbError("give one OUTPUT, as the last argument or with --output")
     output = output or named_output
     assert output is not None
+    if drop_probabilities and segment is None:
+        raise SynbbError("--drop-probabilities leaves nothing without --segment OUT.zarr; give both, or neither")
+    if segment is not None and Path(segment).exists():
+        raise SynbbError(f"{segment} exists; choose another name for --segment, or remove it")
+    if cluster is not None and worker:
+        raise SynbbError("--cluster and --worker are two ways of the same; choose one")
     if predicts_files(run):
+        named = {"--region": region, "--mask": mask, "--segment": segment, "--cluster": cluster, "--worker": worker}
+        given = [name for name, value in named.items() if value]
+        if given:
+            raise SynbbError(f"{', '.join(given)}: of use with volumes alone, and {run} is a run that predicts files")
         predict_files(
             run,
             Path(volume),
@@ -132,13 +142,7 @@ def command(
             say=lambda line: console.print(line, markup=False),
         )
         return
-    if drop_probabilities and segment is None:
-        raise SynbbError("--drop-probabilities leaves nothing without --segment OUT.zarr; give both, or neither")
-    if segment is not None and Path(segment).exists():
-        raise SynbbError(f"{segment} exists; choose another name for --segment, or remove it")
     driver: Driver | None = None
-    if cluster is not None and worker:
-        raise SynbbError("--cluster and --worker are two ways of the same; choose one")
     if worker:
         from synbb.inference.leased import LeasedDriver
 

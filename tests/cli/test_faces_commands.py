@@ -173,6 +173,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(finished: Path, tmp_path: P
         (["predict", "RUN", "PEOPLE", "a.csv", "--output", "b.csv"], "give one OUTPUT"),
         (["predict", "RUN", "PEOPLE", "a.zarr"], "name the output something.csv"),
         (["predict", "RUN", "nowhere", "a.csv"], "nowhere: no such file or folder of images"),
+        (["predict", "RUN", "PEOPLE", "a.csv", "--worker"], "--worker: of use with volumes alone"),
         (["evaluate", "--output", "s"], "give either a RUN, or --truth"),
         (["evaluate", "RUN", "--truth", "t.zarr", "--output", "s"], "give either a RUN, or --truth"),
         (["evaluate", "RUN", "--split", "train", "--output", "s"], "--split 'train' is none of test, validation"),
