@@ -50,7 +50,7 @@ def write_run_scores(folder: Path, result: Mapping[str, Any]) -> None:
 
 def run_page(result: Mapping[str, Any]) -> str:
     """The page."""
-    title = f"{result['task'].capitalize()} scores"
+    title = f"Scores of a run on {result['task']}"
     main = result["scores"][result["main"]]
     cards = [(in_words(result["main"]), main), *_second(result)]
     headline = "".join(

@@ -291,7 +291,8 @@ class FacesTask:
         threshold = decision.get("threshold")
         if threshold is not None and found is not None:
             scores["named_right_at_threshold"] = found.identified_at(float(threshold))
-            scores["strangers_named_at_threshold"] = found.alarms_at(float(threshold))
+            if not found.known.all():
+                scores["strangers_named_at_threshold"] = found.alarms_at(float(threshold))
         resampled = {
             "roc_auc": Resampled("roc_auc", {"identities": counts}),
             "equal_error": Resampled("equal_error", {"identities": counts}),
