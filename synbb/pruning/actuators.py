@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from synbb.errors import SynbbError
 from synbb.pruning import balance
+from synbb.pruning.matching import Side, match
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from synbb.pruning.balance import Law
     from synbb.pruning.wiring import TracedLayer
 
-Actuator = Literal["fan_out", "fan_in", "both"]
+Actuator = Literal["fan_out", "fan_in", "both", "matched"]
+ACTUATORS: tuple[Actuator, ...] = ("fan_out", "fan_in", "both", "matched")
 Scope = Literal["layer", "network"]
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -107,9 +109,10 @@ class ConnectionTable:
             "fan_out": [self.out_pairs],
             "fan_in": [self.in_pairs],
             "both": [self.out_pairs, self.in_pairs],
+            "matched": [self.out_pairs, self.in_pairs],
         }
         if actuator not in by_actuator:
-            raise SynbbError(f"pruning actuator {actuator!r} is not one of fan_out, fan_in, both")
+            raise SynbbError(f"pruning actuator {actuator!r} is not one of {', '.join(ACTUATORS)}")
         return by_actuator[actuator]
 
     def source_rates(self, rates: Floats) -> Floats:
@@ -165,7 +168,8 @@ def keep_balanced(
         scores: strength of each connection; only its order within a row matters.
         law: degrees of the units.
         budget: what to keep in each scope. Within a layer a unit then ranks within each layer that reads it.
-        actuator: what a unit chooses among: its outgoing connections, its incoming ones, or both intersected.
+        actuator: what a unit chooses among: its outgoing connections, its incoming ones, both intersected, or both
+            matched (see :mod:`synbb.pruning.matching`; connections must be what is counted).
         minimum: least degree of a unit in each of its rows.
         eligible: connections to choose from, all by default.
         parameter: of the law, to apply as it stands; the budget is then not looked at.
@@ -198,7 +202,8 @@ def keep_balanced(
             rest_budget = round(share * len(rest))
             kept[chosen[_strongest(rest, scores[chosen], rest_budget)]] = True
             wanted = min(round(share * len(members)) - rest_budget, len(inside))
-            kept[chosen[rows.keep(law, wanted, minimum)]] = True
+            keep = rows.keep_matched if actuator == "matched" else rows.keep
+            kept[chosen[keep(law, wanted, minimum)]] = True
         else:
             costs = budget.costs[chosen]
             ranked = rest[np.argsort(-scores[chosen][rest], kind="stable")]
@@ -353,6 +358,33 @@ class Rows:
                 f"of {len(members)}; choose a larger density or a smaller minimum"
             )
         return self._by_excess(members, law, minimum, np.ones(len(self._times)), budget)[:budget]
+
+    def keep_matched(self, law: Law, budget: int, minimum: int) -> Integers:
+        """Exactly ``budget`` connections, of which each row has as many as the law says, in both directions.
+
+        The parameter of the law is solved for each direction. Where channels sum units, or are none, degrees are met as
+        nearly as connections allow, and the strongest ones make up the number.
+
+        Raises:
+            SynbbError: the budget is below what the minimum degrees take.
+        """
+        members = np.flatnonzero(self._times)
+        if not len(members):
+            return members
+        sides, quotas, first = [], [], 0
+        for part, capacities, units in zip(self._parts, self._row_capacities, self._row_units, strict=True):
+            total = round(budget * len(part.connections) / len(members))  # a connection of summed units counts for each
+            parameter = balance.solve(law, units, capacities, total, minimum)
+            degrees = balance.apportion(law.degrees(units, capacities, minimum, parameter), total)
+            # What has no unit on this side stands in one row more, ranked at the density of all.
+            others = np.setdiff1d(members, part.connections)
+            rows = np.concatenate([part.rows - first, np.full(len(others), len(units))])
+            sides.append(Side(np.concatenate([part.connections, others]), rows, self._scores, len(units) + 1))
+            quotas.append(np.append(degrees, round(budget * len(others) / len(members))))
+            first += len(units)
+        (offering, taking), (given, taken) = sides, quotas
+        kept = match(offering, taking, given, taken, self._times > 0)
+        return members[np.lexsort((-self._scores[members], ~kept[members]))[:budget]]
 
     def keep_within(self, law: Law, budget: float, minimum: int, costs: Floats) -> Integers:
         """Connections that the law keeps and whose costs sum to at most ``budget``, less by under one connection."""

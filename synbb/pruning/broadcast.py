@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from synbb.errors import SynbbError
-from synbb.pruning.actuators import Actuator, keep_balanced
+from synbb.pruning.actuators import ACTUATORS, Actuator, keep_balanced
 from synbb.pruning.balance import Balance, Floats, Law, LocalBudget, log_odds
 from synbb.pruning.feedback import BetaFeedback
 from synbb.pruning.pruner import Pruner, one_of
@@ -38,7 +38,8 @@ class BudgetedBroadcast(Pruner):
 
     Args:
         density: share of the budget that is left at the end.
-        actuator: ``fan_out`` (a busy unit speaks to few), ``fan_in`` (a busy unit listens to few) or ``both``.
+        actuator: ``fan_out`` (a busy unit speaks to few), ``fan_in`` (a busy unit listens to few), ``both`` (the
+            intersection of the two choices) or ``matched`` (both degrees met, by deferred acceptance).
         beta: log-odds that one unit of relative degree is worth; the default moves the relative degree by 0.15 for
             each unit of log-odds. ``"scaled"`` divides a constant by the share of the budget: beta is the multiplier of
             the budget in the derivation and grows as the budget shrinks, and a unit of log-odds then moves a degree in
@@ -94,7 +95,10 @@ class BudgetedBroadcast(Pruner):
         self.from_start = from_start
         # A local budget falls over the ramp as a density does, from one that bounds nothing.
         super().__init__(density if tau is None else tau, gate=gate, **options)
-        one_of("actuator", actuator, ("fan_out", "fan_in", "both"))
+        one_of("actuator", actuator, ACTUATORS)
+        if actuator == "matched" and (tau is not None or options.get("budget", "density") != "density"):
+            other = "tau" if tau is not None else f"budget {options['budget']!r}"
+            raise SynbbError(f"pruning actuator 'matched' contradicts {other}: it matches counted connections")
         one_of("act", act, ("law", "over_budget"))
         one_of("regrowth", regrowth, ("natural", "gradient", "random"))
         if isinstance(beta, str):

@@ -47,7 +47,7 @@ def degrees_of(pruner: Pruner, direction: Direction) -> Degrees:
 
 def directions(pruner: Pruner) -> tuple[Direction, ...]:
     """The degrees that a pruner's law acts on; fan-out for methods without one."""
-    if pruner.actuator == "both":
+    if pruner.actuator == "both" or pruner.actuator == "matched":
         return ("fan_out", "fan_in")
     return (pruner.actuator or "fan_out",)
 

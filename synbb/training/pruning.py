@@ -25,7 +25,8 @@ class PruningSettings(Settings):
             them), ``my_package.module:my_score`` for a score of one's own, or ``none``.
         density: share of the budget that is left at the end; 1 trains the dense control.
         budget: what is counted: ``density`` (live connections in the masked layers), ``traffic`` or ``macs``.
-        actuator: Budgeted Broadcast prunes a unit's ``fan_out``, its ``fan_in``, or the intersection of ``both``.
+        actuator: Budgeted Broadcast prunes a unit's ``fan_out``, its ``fan_in``, the intersection of ``both``, or
+            both ``matched``.
         connection: a ``kernel`` slice, a single ``weight``, or whole ``unit``s.
         scope: meet the budget in each ``layer`` or over the ``network``.
         allocation: of a budget met in each layer: ``uniform``, ``erk``, or moved by the ``loss``.
@@ -62,7 +63,7 @@ class PruningSettings(Settings):
     method: str = "bb"
     density: Annotated[float, Field(gt=0, le=1)] = 0.25
     budget: Literal["density", "traffic", "macs"] = "density"
-    actuator: Literal["fan_in", "fan_out", "both"] = "fan_in"
+    actuator: Literal["fan_in", "fan_out", "both", "matched"] = "fan_in"
     connection: Literal["kernel", "weight", "unit"] = "kernel"
     scope: Literal["layer", "network"] = "layer"
     allocation: Literal["uniform", "erk", "loss"] = "uniform"

@@ -75,7 +75,7 @@ def cases(draw: st.DrawFn) -> Case:
 @given(
     cases(),
     st.floats(0.02, 1),
-    st.sampled_from(["fan_out", "fan_in", "both"]),
+    st.sampled_from(["fan_out", "fan_in", "both", "matched"]),
     st.sampled_from(["layer", "network"]),
 )
 def test_every_scope_keeps_exactly_its_share(case, density, actuator, scope):

@@ -381,7 +381,7 @@ def test_sparse_from_the_start():
 # ---- the law from the first step on ----
 
 
-@pytest.mark.parametrize("actuator", ["fan_in", "fan_out", "both"])
+@pytest.mark.parametrize("actuator", ["fan_in", "fan_out", "both", "matched"])
 @pytest.mark.parametrize("regrowth", ["natural", "gradient", "random"])
 def test_the_law_from_the_start_holds_its_density_at_every_step(regrowth, actuator):
     pruner = trained(steps=0, from_start=True, regrowth=regrowth, actuator=actuator, drop=0.5)

@@ -195,7 +195,7 @@ def test_density_one_is_no_pruning_bit_for_bit(method):
 
 
 @pytest.mark.parametrize("scope", ["layer", "network"])
-@pytest.mark.parametrize("actuator", ["fan_in", "fan_out", "both"])
+@pytest.mark.parametrize("actuator", ["fan_in", "fan_out", "both", "matched"])
 def test_dense_then_falling_then_at_the_target_and_frozen(actuator, scope):
     net, pruner, made = attached("bb", actuator=actuator, scope=scope, density=0.37, warmup=3, ramp=7, refresh=2)
     densities, changed = [], []
@@ -216,7 +216,11 @@ def test_dense_then_falling_then_at_the_target_and_frozen(actuator, scope):
 
 
 @settings(max_examples=12, deadline=None)
-@given(st.floats(0.15, 0.95), st.sampled_from([Residual, SumOfUnits]), st.sampled_from(["fan_in", "fan_out", "both"]))
+@given(
+    st.floats(0.15, 0.95),
+    st.sampled_from([Residual, SumOfUnits]),
+    st.sampled_from(["fan_in", "fan_out", "both", "matched"]),
+)
 def test_realised_density_where_channels_sum_units(density, kind, actuator):
     net = kind()
     shape = (1, 1, 8, 8) if kind is Residual else (1, 1, 8)
@@ -357,7 +361,7 @@ def test_exclude_names_layers():
         attached(exclude=["second", "third"])
 
 
-@pytest.mark.parametrize("actuator", ["fan_in", "fan_out", "both"])
+@pytest.mark.parametrize("actuator", ["fan_in", "fan_out", "both", "matched"])
 def test_a_density_out_of_reach_is_refused_at_the_start_and_leaves_no_hooks(actuator):
     net = Chain()
     pruner = BudgetedBroadcast(0.01, warmup=1, ramp=1, actuator=actuator)
