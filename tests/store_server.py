@@ -81,7 +81,9 @@ class StoreServer:
             def answer(self, status, content, headers=None):
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
-                self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()[:32]}"')  # object stores always have one
+                self.send_header(
+                    "ETag", f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+                )  # object stores always have one
                 self.send_header("Last-Modified", time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(0)))
                 for name, value in (headers or {}).items():
                     self.send_header(name, value)

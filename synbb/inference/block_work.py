@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from synbb.errors import RunEnded, SynbbError, disk_errors
+from synbb.errors import RunEnded, SynbbError
 from synbb.inference.blending import blended_logits
 from synbb.inference.blocks import Block, BlockPlan
 from synbb.inference.ledger import KEPT, Mark
@@ -153,8 +153,7 @@ class BlockWork:
         values: Voxels = quantise(found) if output.dtype == np.uint8 else found
         there = block.write.relative_to(self.plan.region.start)
         try:
-            with disk_errors(output.path, KEPT):
-                output.write(there, values)
+            output.write(there, values, remedy=KEPT)
         except FileNotFoundError:  # while it is being removed, a file loses its folder between writing and renaming
             output.check_there()
             raise

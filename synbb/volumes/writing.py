@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from synbb.errors import RunEnded, SynbbError, disk_errors
+from synbb.errors import START_AGAIN, RunEnded, SynbbError, disk_errors
 from synbb.volumes.box import Box, Triple, triple
 from synbb.volumes.ome import VERSION, ZARR_FORMATS, OmeLevel, image_metadata
 from synbb.volumes.opening import open_volume
@@ -79,12 +79,13 @@ class WritableVolume:
         """Our metadata as stored now."""
         return dict(_open_group(self.path).attrs.asdict().get("synbb", {}))
 
-    def write(self, box: Box, array: Voxels) -> None:
+    def write(self, box: Box, array: Voxels, *, remedy: str = START_AGAIN) -> None:
         """Write the voxels of ``box``.
 
         Args:
             box: a region inside the volume.
             array: values of shape ``box.shape`` and of the volume's type.
+            remedy: what to do about a full disk, for the message.
 
         Raises:
             SynbbError: wrong shape or type, or a region that is not inside.
@@ -102,7 +103,7 @@ class WritableVolume:
             )
         if box.empty:
             return
-        with disk_errors(self.path):
+        with disk_errors(self.path, remedy):
             # File by file: of several at once, zarr would go on writing the others after one has failed.
             for part in box.blocks(self.unit):
                 self.array[part.slices] = array[part.relative_to(box.start).slices]
