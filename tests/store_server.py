@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 
 class StoreServer:
-    """Serves ``folder`` at :attr:`address`; a folder in it is a bucket of an S3 store without signatures (:meth:`as_s3`).
+    """Serves ``folder`` at :attr:`address`; folders in it are buckets of an unsigned S3 store (:meth:`as_s3`).
 
     Attributes:
         faults: (regular expression, what to do) for requests: a status, ``"silence"`` (as long as there is any fault),

@@ -1,7 +1,7 @@
-"""A disk that is really full: a small tmpfs, mounted in a namespace of its own, which needs no rights where it is allowed.
+"""A disk that is really full: a small tmpfs, mounted in a namespace of its own, which needs no rights.
 
-Where it is not, the test is skipped and says so; limits on the size of files (``test_predict_interrupted.py``) then stand
-for the disk alone.
+Where that is not allowed, the test is skipped and says so; limits on the size of files
+(``test_predict_interrupted.py``) then stand for the disk alone.
 """
 
 from __future__ import annotations
