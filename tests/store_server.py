@@ -12,6 +12,11 @@ from pathlib import Path
 from urllib.parse import unquote
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # many connections at once: one that is refused would cost a client one of its attempts
+    daemon_threads = True
+
+
 class StoreServer:
     """Serves ``folder`` at :attr:`address`; folders in it are buckets of an unsigned S3 store (:meth:`as_s3`).
 
@@ -91,8 +96,7 @@ class StoreServer:
                 if self.command == "GET":
                     self.wfile.write(content)
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        self.server = _Server(("127.0.0.1", 0), Handler)
         self.address = f"http://127.0.0.1:{self.server.server_port}"
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         self.thread.start()

@@ -87,7 +87,7 @@ class BlockWork:
             return BlockInput(None, outside)
         there = block.read.intersect(self.view.box)
         assert there is not None, "a read box begins inside the volume"
-        lost = absent(self.view, block.core)
+        lost = absent(self.view, block.core, at_any_cost=self.missing == "error")
         if self.missing == "error" and lost.any():
             chunks = self.view.volume.absent(self.view.level_box(block.core))
             raise SynbbError(
