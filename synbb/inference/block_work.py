@@ -152,11 +152,7 @@ class BlockWork:
         found = self.probabilities(logits, block, no_data)
         values: Voxels = quantise(found) if output.dtype == np.uint8 else found
         there = block.write.relative_to(self.plan.region.start)
-        try:
-            output.write(there, values, remedy=KEPT)
-        except FileNotFoundError:  # while it is being removed, a file loses its folder between writing and renaming
-            output.check_there()
-            raise
+        output.write(there, values, remedy=KEPT)
         output.check_there()  # after the block is written and before it is marked
         counts = () if no_data is None else tuple(int(n) for n in no_data.sum(axis=(1, 2)))
         return Mark.of(block.index, there, values, counts)

@@ -131,7 +131,7 @@ def segment(
 
     Raises:
         SynbbError: no threshold, wrong values, gaps to bridge that nobody lists, or an output that exists.
-        RunEnded: the disk is full.
+        RunEnded: the disk is full, or what was being written was removed.
     """
     _check_probabilities(probabilities)
     rules = ObjectRules.of(
@@ -179,6 +179,7 @@ def segment(
         if len(kept) > np.iinfo(np.uint32).max:
             raise SynbbError(f"{probabilities.path}: {len(kept):,} objects do not fit uint32; raise the threshold")
         _write_labels(probabilities, rules, kept, writable, reports[-1])
+        writable.check_there()
         attributes = {name: probabilities.attributes[name] for name in CARRIED if name in probabilities.attributes}
         own = {"kind": "objects", **rules.attributes(), "source": probabilities.path, "objects": len(kept)}
         writable.set_attributes({**attributes, **own})

@@ -7,7 +7,7 @@ raised there, and leaving the ``with`` block always waits for all threads: none 
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Readers(Generic[Item, Result]):
     def __init__(self, function: Callable[[Item], Result], *, threads: int, ahead: int) -> None:
         self._function = function
         self._ahead = max(1, ahead)
-        self._failed = False
+        self._error: BaseException | None = None
         self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="synbb-reader")
 
     def __enter__(self) -> Readers[Item, Result]:
@@ -47,12 +47,12 @@ class Readers(Generic[Item, Result]):
             yield waiting.popleft().result()
 
     def _guarded(self, item: Item) -> Result:
-        if self._failed:  # nobody takes this result: the error before it is raised first
-            raise CancelledError
+        if self._error is not None:  # the same one: whichever result is taken first raises it
+            raise self._error
         try:
             return self._function(item)
-        except BaseException:
-            self._failed = True
+        except BaseException as error:
+            self._error = error
             raise
 
 

@@ -89,7 +89,7 @@ class WritableVolume:
 
         Raises:
             SynbbError: wrong shape or type, or a region that is not inside.
-            RunEnded: the disk is full.
+            RunEnded: the disk is full, or the volume was removed.
         """
         if not self.box.contains(box):
             raise SynbbError(f"{self.path}: region {box.named} is not inside the volume, which is {self.box.named}")
@@ -103,10 +103,14 @@ class WritableVolume:
             )
         if box.empty:
             return
-        with disk_errors(self.path, remedy):
-            # File by file: of several at once, zarr would go on writing the others after one has failed.
-            for part in box.blocks(self.unit):
-                self.array[part.slices] = array[part.relative_to(box.start).slices]
+        try:
+            with disk_errors(self.path, remedy):
+                # File by file: of several at once, zarr would go on writing the others after one has failed.
+                for part in box.blocks(self.unit):
+                    self.array[part.slices] = array[part.relative_to(box.start).slices]
+        except FileNotFoundError:  # while it is being removed, a file loses its folder between writing and renaming
+            self.check_there()
+            raise
 
     def check_there(self) -> None:
         """Make sure that nobody removed the volume meanwhile; files would be written in its place all the same.

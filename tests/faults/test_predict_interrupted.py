@@ -138,6 +138,20 @@ def test_a_full_disk_ends_the_run_and_names_the_path(raw: Path, undisturbed: np.
     np.testing.assert_array_equal(voxels(output), undisturbed)
 
 
+def test_a_full_disk_ends_the_workers_that_share_an_output(raw: Path, undisturbed: np.ndarray, tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+    failed = run(raw, output, file_limit=6000, expiry=1.5)
+    assert failed.status == 3, failed.text
+    assert "Traceback" not in failed.text
+    assert "full" in failed.text
+    marks = read_marks(output)[1]
+    assert 0 < len(marks) < BLOCKS
+    finished = run(raw, output, expiry=1.5)
+    assert finished.status == 0, finished.text
+    assert not set(marks) & set(finished.computed)
+    np.testing.assert_array_equal(voxels(output), undisturbed)
+
+
 def test_a_disk_too_full_for_a_chunk_ends_the_run(raw: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.zarr"
     failed = run(raw, output, file_limit=1400)  # metadata fit; ledger header and first chunks hardly do
