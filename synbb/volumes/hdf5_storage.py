@@ -75,7 +75,17 @@ class Hdf5Storage:
     absence_costs: bool = False
 
     def absent(self, box: Box) -> list[Box]:
-        """The parts of ``box`` whose chunks were never written; the file's index of chunks is asked."""
+        """The parts of ``box`` whose chunks were never written; the file's index of chunks is asked.
+
+        Raises:
+            SynbbError: the index is damaged.
+        """
+        try:
+            return self._never_written(box)
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise unreadable(f"{self.path}:{self.dataset}", "the index of chunks", error) from error
+
+    def _never_written(self, box: Box) -> list[Box]:
         dataset = self.handle.get()[self.dataset]
         if dataset.chunks is None or dataset.is_virtual:
             return []

@@ -17,8 +17,10 @@ from predicting import BLOCKS, voxels
 from store_server import StoreServer
 
 from synbb.errors import RunEnded
+from synbb.inference.attempts import compute_blocks
+from synbb.inference.blocks import Block
 from synbb.inference.ledger import read_marks
-from synbb.volumes import stores
+from synbb.volumes import Box, stores
 
 pytest.importorskip("tensorstore", reason="the extra 'remote' (tensorstore) is not installed")
 
@@ -106,6 +108,25 @@ def test_a_store_that_falls_silent_is_waited_for_once(
     server.faults.clear()
     assert predict_blocks(address, str(output)).done < BLOCKS
     np.testing.assert_array_equal(voxels(output), undisturbed)
+
+
+def test_a_worker_waits_once_for_all_blocks_of_a_batch() -> None:
+    """Each is reported as failed, and may be tried elsewhere."""
+    asked: list[int] = []
+
+    class Silent:
+        def read(self, block: Any) -> Any:
+            asked.append(block.index)
+            raise RunEnded("block cannot be computed: the store did not answer")
+
+    box = Box((0, 0, 0), (1, 1, 1))
+    blocks = [Block(number, box, box, box) for number in range(4)]
+    work: Any = Silent()
+    marks, failures = compute_blocks(work, work, work, blocks, frozenset({1, 2, 3}))
+    assert asked == [1]
+    assert marks == []
+    assert [failure.block for failure in failures] == [1, 2, 3]
+    assert not any(failure.fatal for failure in failures)
 
 
 def test_a_request_that_stalls_is_made_again(server: StoreServer, raw: Path) -> None:
