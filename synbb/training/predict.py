@@ -136,6 +136,9 @@ def predict(
         rules = ", ".join(f"{name} {chosen[name]:g}" for name in CHOSEN if chosen[name] is not None)
         told = f"F1 of objects {chosen['object_f1']:.3f} there, {chosen['plain_object_f1']:.3f} by the plain ones"
         say(f"rules of objects chosen with it: {rules} ({told})")
+    lowest = threshold if chosen is None else chosen["low"]
+    if lowest is not None and floor > lowest:
+        say(f"--floor {floor:g} lies above {lowest:.3g}, down to which objects reach: they will lose voxels")
     summary = predict_volume(
         net,
         volume,

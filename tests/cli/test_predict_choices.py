@@ -64,6 +64,8 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(call: Call, tmp_path: P
     assert "probabilities below 0.1 are written as 0" in said
     assert "dry run: nothing was written" in said
     assert list(tmp_path.iterdir()) == []
+    assert "--floor 0.999 lies above" in call("--dry-run", "--floor", "0.999")[1]
+    assert "lies above" not in call("--dry-run", "--floor", "0.00001")[1]
 
 
 def test_sections_without_data_and_what_is_outside_of_the_mask(call: Call, folder: Path) -> None:
@@ -128,6 +130,7 @@ def test_blended_windows(call: Call) -> None:
     ("options", "message"),
     [
         (["--drop-probabilities"], "leaves nothing without --segment"),
+        (["--segment", "o.zarr", "--worker"], "would be done by every --worker at once; run synbb segment when"),
         (["--flips", "yt"], "--flips 'yt': name axes among z, y, x"),
         (["--missing", "ignore"], "--missing 'ignore' is not one of error, skip"),
         (["--floor", "2"], "floor 2.0 must lie in [0, 1)"),
