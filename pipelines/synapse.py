@@ -87,7 +87,7 @@ def predict_part(run: Path, part: VolumeSettings, output: Path, region: Box) -> 
 
 
 def segment_part(probabilities: Path, output: Path) -> None:
-    """Synapses at the threshold that the run chose on its validation split."""
+    """Synapses by the threshold and the rules that the run chose on its validation split."""
     with progress("segmenting", "blocks") as bar:
         found = segment(open_volume(probabilities), output, overwrite=True, progress=bar)
     console.print(f"{found.objects} synapses at p >= {found.threshold:.3f}: {output}", markup=False)

@@ -14,6 +14,9 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG})
 
 
+START_AGAIN = "free some space, then start again"
+
+
 class SynbbError(Exception):
     """A user's mistake: the message names the thing, its value and the remedy.
 
@@ -30,7 +33,7 @@ class RunEnded(SynbbError):
 
 
 @contextmanager
-def disk_errors(path: str | Path, remedy: str = "free some space, then start again") -> Iterator[None]:
+def disk_errors(path: str | Path, remedy: str = START_AGAIN) -> Iterator[None]:
     """Turn a full disk while writing ``path`` into :class:`RunEnded`, a forbidden place into :class:`SynbbError`.
 
     Args:

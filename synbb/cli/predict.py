@@ -125,6 +125,10 @@ def command(
         raise SynbbError("--drop-probabilities leaves nothing without --segment OUT.zarr; give both, or neither")
     if segment is not None and Path(segment).exists():
         raise SynbbError(f"{segment} exists; choose another name for --segment, or remove it")
+    if segment is not None and worker:
+        raise SynbbError(
+            "--segment would be done by every --worker at once; run synbb segment when all of them have ended"
+        )
     if cluster is not None and worker:
         raise SynbbError("--cluster and --worker are two ways of the same; choose one")
     if predicts_files(run):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from synbb.inference.objects import SegmentSummary
 
 
 def command(
@@ -78,5 +81,14 @@ def command(
     if rules.split_nm:
         whole = f"; {summary.left_whole:,} are too large to be split and were left whole" if summary.left_whole else ""
         console.print(f"{summary.split:,} split at seeds at least {rules.split_nm:g} nm apart{whole}")
+    console.print(_sources(summary), markup=False)
     console.print(f"labels {summary.output}", markup=False)
     console.print(f"table  {summary.table}", markup=False)
+
+
+def _sources(summary: SegmentSummary) -> str:
+    """Where the rules came from, in a line."""
+    chosen = f" (chosen on the {summary.chosen_on})" if summary.chosen_on else ""
+    words = {"given": "given", "stored": f"stored with the probabilities{chosen}", "usual": "not said, hence usual"}
+    named = {kind: [name for name, source in summary.sources.items() if source == kind] for kind in words}
+    return "rules " + "; ".join(f"{words[kind]}: {', '.join(names)}" for kind, names in named.items() if names)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 DISTANCE_NM = 300.0
 IOU = 0.5
 CURVE_POINTS = 400
+RULES = ("connectivity", "low", "bridge", "split_nm", "min_size_nm3", "max_size_nm3", "rules_chosen_on")
 
 Source = str | Path | Volume
 Progress = Callable[[int, int], None]
@@ -242,7 +243,7 @@ def _about_run(volumes: Mapping[str, Volume]) -> dict[str, Any]:
     for name in ("raw", "truth", "objects", "probabilities"):  # the later one counts
         if name in volumes:
             about |= volumes[name].attributes
-    keys = ("run_id", "model_sha256", "licence", "citation", "min_size_nm3", "connectivity")
+    keys = ("run_id", "model_sha256", "licence", "citation", *RULES)
     return {key: about[key] for key in keys if about.get(key) is not None}
 
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from synbb.errors import DISK_FULL, SynbbError
+from synbb.errors import DISK_FULL, RunEnded, SynbbError
 from synbb.inference.blocks import Block
 from synbb.inference.ledger import Mark
+from synbb.volumes.writing import OutputRemoved
 
 if TYPE_CHECKING:
     from synbb.inference.block_work import BlockInput, BlockWork
@@ -25,7 +26,7 @@ class Failure:
     Attributes:
         block: its number.
         text: the traceback.
-        fatal: whether every other block would fail as well (a full disk).
+        fatal: whether every other block would fail as well (a full disk, an output that was removed).
     """
 
     block: int
@@ -37,7 +38,7 @@ class Failure:
         """The failure of ``block`` with ``error``."""
         cause = error.__cause__
         full = isinstance(error, SynbbError) and isinstance(cause, OSError) and cause.errno in DISK_FULL
-        return cls(block, "".join(traceback.format_exception(error)).rstrip(), full)
+        return cls(block, "".join(traceback.format_exception(error)).rstrip(), full or isinstance(error, OutputRemoved))
 
     @property
     def message(self) -> str:
@@ -77,12 +78,18 @@ def compute_blocks(
     marks: list[Mark] = []
     failures: list[Failure] = []
     inputs: dict[int, BlockInput] = {}
+    silent: RunEnded | None = None
     for block in batch:
-        if block.index in missing:
-            try:
-                inputs[block.index] = work.read(block)
-            except Exception as error:
-                failures.append(Failure.of(block.index, error))
+        if block.index not in missing:
+            continue
+        if silent is not None:  # not another minute for the same store
+            failures.append(Failure.of(block.index, silent))
+            continue
+        try:
+            inputs[block.index] = work.read(block)
+        except Exception as error:
+            failures.append(Failure.of(block.index, error))
+            silent = error if isinstance(error, RunEnded) else None
 
     def attempt(wanted: Sequence[Block]) -> None:
         chosen = {block.index for block in wanted}

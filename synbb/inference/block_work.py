@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from synbb.errors import RunEnded, SynbbError, disk_errors
+from synbb.errors import RunEnded, SynbbError
 from synbb.inference.blending import blended_logits
 from synbb.inference.blocks import Block, BlockPlan
 from synbb.inference.ledger import KEPT, Mark
 from synbb.inference.no_data import Tissue, Where, absent, at_source, blank, whole_tiles
 from synbb.volumes.resample import WorkingView, upsample_to_source
+from synbb.volumes.stores import NoAnswer
 
 if TYPE_CHECKING:
     from synbb.inference.network import Floats, Network
@@ -67,14 +68,18 @@ class BlockWork:
 
         Raises:
             SynbbError: a chunk of the input cannot be read, or is absent and must not be; the message names the block.
+            RunEnded: the input's store does not answer any more.
         """
         try:
             return self._read(block)
         except SynbbError as error:
-            raise SynbbError(
+            told = (
                 f"block {block.index} of {len(self.plan)} (voxels {block.write} of the input) cannot be computed: "
                 f"{error}"
-            ) from error
+            )
+            if isinstance(error, NoAnswer):
+                raise RunEnded(f"{told}. Finished blocks are kept") from error
+            raise SynbbError(told) from error
 
     def _read(self, block: Block) -> BlockInput:
         outside = None if self.tissue is None else ~self.tissue.inside(block.write)
@@ -82,7 +87,7 @@ class BlockWork:
             return BlockInput(None, outside)
         there = block.read.intersect(self.view.box)
         assert there is not None, "a read box begins inside the volume"
-        lost = absent(self.view, block.core)
+        lost = absent(self.view, block.core, at_any_cost=self.missing == "error")
         if self.missing == "error" and lost.any():
             chunks = self.view.volume.absent(self.view.level_box(block.core))
             raise SynbbError(
@@ -142,13 +147,13 @@ class BlockWork:
         """Put the probabilities of a block into the output, in its type.
 
         Raises:
-            RunEnded: the disk is full, or a logit is not finite.
+            RunEnded: the disk is full, the output was removed, or a logit is not finite.
         """
         found = self.probabilities(logits, block, no_data)
         values: Voxels = quantise(found) if output.dtype == np.uint8 else found
         there = block.write.relative_to(self.plan.region.start)
-        with disk_errors(output.path, KEPT):
-            output.write(there, values)
+        output.write(there, values, remedy=KEPT)
+        output.check_there()  # after the block is written and before it is marked
         counts = () if no_data is None else tuple(int(n) for n in no_data.sum(axis=(1, 2)))
         return Mark.of(block.index, there, values, counts)
 

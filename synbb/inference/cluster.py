@@ -35,8 +35,11 @@ if TYPE_CHECKING:
 AHEAD = 2
 """Tasks at the scheduler for each thread of the workers: one that runs, one that waits."""
 
-LOSSES = 10
-"""Workers that may be lost over one block before it is given up: a block may kill workers (memory, a driver)."""
+LOSSES = 30
+"""Workers that may be lost over one block before it is given up: a block may kill workers (memory, a driver).
+
+More than a cluster loses in a bad hour, since whoever is lost next may again be the one that has a slow block.
+"""
 
 HOPELESS = 8
 """Blocks that fail before any is finished until the run ends: then it is not the blocks."""

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from synbb.errors import SynbbError, disk_errors
+from synbb.errors import RunEnded, SynbbError, disk_errors
 from synbb.inference.blocks import fingerprint
 from synbb.volumes.box import Box
 
@@ -119,7 +119,13 @@ class _Lines:
     def append(self, line: Mapping[str, Any]) -> None:
         text = _line(line)
         with self._writing, disk_errors(self.path, KEPT):
-            before = os.fstat(self.file.fileno()).st_size
+            state = os.fstat(self.file.fileno())
+            if state.st_nlink == 0:  # lines would go into a file that nobody finds again
+                raise RunEnded(
+                    f"{self.path}: was removed while its output was being written, which cannot be continued without "
+                    "it; remove the output, too, then start again"
+                )
+            before = state.st_size
             written = self.file.write(text)
             if written != len(text):  # a disk that is nearly full takes a part
                 self.file.truncate(before)

@@ -47,6 +47,8 @@ class SegmentSummary:
         table: the CSV.
         rules: what made an object.
         threshold_source: where the threshold came from.
+        sources: name of each rule → ``given``, ``stored`` with the probabilities, or ``usual``.
+        chosen_on: on what data the stored ones were chosen, as the probabilities say; None where they do not.
         objects: number of objects written.
         too_small: number left out as smaller than the rules allow.
         too_large: number left out as larger.
@@ -59,6 +61,8 @@ class SegmentSummary:
     table: str
     rules: ObjectRules
     threshold_source: str
+    sources: dict[str, str]
+    chosen_on: str | None
     objects: int
     too_small: int
     too_large: int
@@ -127,7 +131,7 @@ def segment(
 
     Raises:
         SynbbError: no threshold, wrong values, gaps to bridge that nobody lists, or an output that exists.
-        RunEnded: the disk is full.
+        RunEnded: the disk is full, or what was being written was removed.
     """
     _check_probabilities(probabilities)
     rules = ObjectRules.of(
@@ -162,7 +166,7 @@ def segment(
         shape = _block_shape(writable, block)
         steps, parts = len(BlockGrid(probabilities.box, shape, probabilities.box.start)), 3 if rules.split_nm else 2
         reports = [_part(progress, part, parts, steps) for part in range(parts)]
-        whole = _find(probabilities, rules, shape, reports[0])
+        whole = find_whole(probabilities, rules, shape, reports[0])
         found: Components | SplitComponents = whole
         split = left_whole = 0
         if rules.split_nm:
@@ -175,6 +179,7 @@ def segment(
         if len(kept) > np.iinfo(np.uint32).max:
             raise SynbbError(f"{probabilities.path}: {len(kept):,} objects do not fit uint32; raise the threshold")
         _write_labels(probabilities, rules, kept, writable, reports[-1])
+        writable.check_there()
         attributes = {name: probabilities.attributes[name] for name in CARRIED if name in probabilities.attributes}
         own = {"kind": "objects", **rules.attributes(), "source": probabilities.path, "objects": len(kept)}
         writable.set_attributes({**attributes, **own})
@@ -189,6 +194,16 @@ def segment(
         table=str(table),
         rules=rules,
         threshold_source="stored with the probabilities" if threshold is None else "given",
+        sources=_sources(
+            probabilities,
+            threshold=threshold,
+            low=low,
+            bridge=bridge,
+            split_nm=split_nm,
+            min_size_nm3=min_size_nm3,
+            max_size_nm3=max_size_nm3,
+        ),
+        chosen_on=probabilities.attributes.get("rules_chosen_on"),
         objects=len(kept),
         too_small=int((~enough).sum()),
         too_large=int((~not_too_much).sum()),
@@ -196,6 +211,13 @@ def segment(
         left_whole=left_whole,
         voxels=int(kept.table.voxels.sum()),
     )
+
+
+def _sources(probabilities: Volume, **given: float | None) -> dict[str, str]:
+    stored = {name for name in given if probabilities.attributes.get(name) is not None}
+    return {
+        name: "given" if value is not None else "stored" if name in stored else "usual" for name, value in given.items()
+    }
 
 
 def _check_probabilities(probabilities: Volume) -> None:
@@ -252,9 +274,24 @@ def _part(progress: Callable[[int, int], None] | None, part: int, parts: int, st
     return report
 
 
-def _find(
-    probabilities: Volume, rules: ObjectRules, shape: Sequence[int], progress: Callable[[int, int], None]
+def find_whole(
+    probabilities: Volume,
+    rules: ObjectRules,
+    shape: Sequence[int],
+    progress: Callable[[int, int], None] | None = None,
 ) -> Components:
+    """The objects before any is split or left out for its size.
+
+    Args:
+        probabilities: uint8 or floats.
+        rules: what an object is.
+        shape: voxels of a block.
+        progress: called with (done, total) blocks.
+
+    Raises:
+        SynbbError: values that are no probabilities.
+    """
+
     def read(box: Box) -> tuple[NDArray[np.bool_], NDArray[Any]]:
         values = probabilities.read(box)
         check_range(values, probabilities.path)

@@ -118,8 +118,9 @@ def complete(output: WritableVolume, marks: Mapping[int, Mark]) -> NoDataReport:
     ``OUT.zarr.no_data.csv``.
 
     Raises:
-        RunEnded: the disk is full.
+        RunEnded: the disk is full, or the output was removed.
     """
+    output.check_there()
     report = _no_data(output, marks)
     if output.attributes.get(COMPLETE) is not True:
         if any(report.voxels):

@@ -19,11 +19,15 @@ Result = TypeVar("Result")
 
 
 class Readers(Generic[Item, Result]):
-    """Applies ``function`` to items in ``threads`` threads, at most ``ahead`` of them before their result is taken."""
+    """Applies ``function`` to items in ``threads`` threads, at most ``ahead`` of them before their result is taken.
+
+    After the first item that fails no other is begun: a store that does not answer is waited for once.
+    """
 
     def __init__(self, function: Callable[[Item], Result], *, threads: int, ahead: int) -> None:
         self._function = function
         self._ahead = max(1, ahead)
+        self._error: BaseException | None = None
         self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="synbb-reader")
 
     def __enter__(self) -> Readers[Item, Result]:
@@ -36,11 +40,20 @@ class Readers(Generic[Item, Result]):
         """Results in the order of ``items``; an item's error is raised when its turn comes."""
         waiting: deque[Future[Result]] = deque()
         for item in items:
-            waiting.append(self._pool.submit(self._function, item))
+            waiting.append(self._pool.submit(self._guarded, item))
             if len(waiting) > self._ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+    def _guarded(self, item: Item) -> Result:
+        if self._error is not None:  # the same one: whichever result is taken first raises it
+            raise self._error
+        try:
+            return self._function(item)
+        except BaseException as error:
+            self._error = error
+            raise
 
 
 class Writer:

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from synbb.inference.block_work import BlockWork, quantise
+from synbb.inference.block_work import BlockWork
 from synbb.inference.blocks import BlockPlan
 from synbb.inference.network import Network
+from synbb.inference.no_data import Where
 from synbb.inference.sizes import default_write_block
 from synbb.volumes.box import Box, triple
 from synbb.volumes.resample import WorkingView
 from synbb.volumes.statistics import Normalisation
 
 
-def region_probabilities(
+class RegionBlock(NamedTuple):
+    """A block of a region.
+
+    Attributes:
+        box: level-0 voxels.
+        probabilities: float32, z y x.
+        no_data: which of its voxels have no data, bool; None where all have.
+    """
+
+    box: Box
+    probabilities: NDArray[np.float32]
+    no_data: Where | None
+
+
+def region_blocks(
     net: nn.Module,
     view: WorkingView,
     normalisation: Normalisation,
@@ -27,8 +43,8 @@ def region_probabilities(
     stride: Sequence[int],
     halo: Sequence[int],
     device: str | torch.device = "cpu",
-) -> Iterator[tuple[Box, NDArray[np.float32]]]:
-    """Yield (box, probabilities) over ``region``.
+) -> Iterator[RegionBlock]:
+    """Blocks that fill ``region``, with the probabilities that :func:`predict_volume` would write there.
 
     Args:
         net: maps (N, 1, Z, Y, X) to logits of the same shape; its modes are given back.
@@ -38,9 +54,6 @@ def region_probabilities(
         stride: working voxels per voxel of the network's coarsest level.
         halo: receptive field of the network, working voxels.
         device: where the network runs.
-
-    Yields:
-        A box in level-0 voxels and the probabilities in it, float32, z y x.
     """
     scale = view.scale
     block = default_write_block(region, scale, halo, stride)
@@ -50,20 +63,4 @@ def region_probabilities(
         for batch in plan.batches(network.batch):
             inputs = [work.read(each) for each in batch]
             for each, given, logits in zip(batch, inputs, work.logits(network, batch, inputs), strict=True):
-                yield each.write, work.probabilities(logits, each, given.no_data)
-
-
-def predict_region(
-    net: nn.Module,
-    view: WorkingView,
-    normalisation: Normalisation,
-    region: Box,
-    *,
-    stride: Sequence[int],
-    halo: Sequence[int],
-    device: str | torch.device = "cpu",
-) -> Iterator[tuple[Box, NDArray[np.uint8]]]:
-    """As :func:`region_probabilities`, but round(255 p), uint8: just what :func:`predict_volume` would write there."""
-    found = region_probabilities(net, view, normalisation, region, stride=stride, halo=halo, device=device)
-    for box, probabilities in found:
-        yield box, quantise(probabilities)
+                yield RegionBlock(each.write, work.probabilities(logits, each, given.no_data), given.no_data)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 NO_DATA = "no_data_sections"
 """Attribute of a volume: the z of its sections without data, a list of voxel indices of that volume."""
 
+CHOSEN = ("low", "bridge", "split_nm", "min_size_nm3", "max_size_nm3")
+"""Rules that are chosen, with the threshold, on the validation split of a run."""
+
 
 @dataclass(frozen=True)
 class ObjectRules:
@@ -72,6 +75,8 @@ class ObjectRules:
         if chosen is None:
             raise SynbbError(f"{path} stores no threshold; give one in (0, 1] with --threshold")
         lowest = _number(low, stored, "low", path, "--low")
+        if low is None and threshold is not None and lowest is not None:
+            lowest = min(lowest, chosen)  # what is stored belongs to another threshold
         if lowest is not None and not check_threshold(lowest, "low threshold (--low)") <= chosen:
             raise SynbbError(f"low threshold {lowest} (--low) is above the threshold {chosen}; give one that is not")
         gap = _number(bridge, stored, "bridge", path, "--bridge") or 0

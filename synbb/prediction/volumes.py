@@ -12,12 +12,15 @@ from synbb.inference.drivers import Driver
 from synbb.inference.no_data import Tissue
 from synbb.inference.output import no_data_path
 from synbb.inference.predictor import PredictionSummary, predict_volume
+from synbb.inference.rules import CHOSEN
 from synbb.prediction.trained import Trained, device_named
 from synbb.tasks.synapse import SynapseTask
 from synbb.training.start import make_task
 from synbb.volumes import Volume, open_volume
 from synbb.volumes.box import AXES, Box, Nanometres, NmBox, Triple, region_box
 from synbb.volumes.statistics import Inside, Normalisation, measure_normalisation
+
+CHOSEN_ON = "validation split of the run"
 
 
 def predict(
@@ -119,6 +122,14 @@ def predict(
         f"weights {which!r} of step {weights['step']}, density {weights['density']:.3f}, "
         + (f"threshold {threshold:.3f} chosen on the validation split" if threshold is not None else "no threshold")
     )
+    chosen = weights.get("decision", {}).get("objects")
+    if chosen is not None:
+        rules = ", ".join(f"{name} {chosen[name]:g}" for name in CHOSEN if chosen[name] is not None)
+        told = f"F1 of objects {chosen['object_f1']:.3f} there, {chosen['plain_object_f1']:.3f} by the plain ones"
+        say(f"rules of objects chosen with it: {rules} ({told})")
+    lowest = threshold if chosen is None else chosen["low"]
+    if lowest is not None and floor > lowest:
+        say(f"--floor {floor:g} lies above {lowest:.3g}, down to which objects reach: they will lose voxels")
     summary = predict_volume(
         net,
         volume,
@@ -211,8 +222,8 @@ def _attributes(facts: dict[str, Any], volume: Volume, weights: dict[str, Any], 
     both = {key: "; ".join(dict.fromkeys([*([own[key]] if key in own else []), *trained[key]])) for key in trained}
     return {
         "threshold": _threshold(weights),
-        "threshold_chosen_on": None if _threshold(weights) is None else "validation split of the run",
-        "min_size_nm3": facts.get("min_size_nm3"),
+        "threshold_chosen_on": None if _threshold(weights) is None else CHOSEN_ON,
+        **_object_rules(facts, weights),
         "weights": which,
         "step": weights["step"],
         "density": weights["density"],
@@ -223,6 +234,14 @@ def _attributes(facts: dict[str, Any], volume: Volume, weights: dict[str, Any], 
 def _threshold(weights: dict[str, Any]) -> float | None:
     threshold = weights.get("decision", {}).get("threshold")
     return None if threshold is None else float(threshold)
+
+
+def _object_rules(facts: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
+    """What ``segment`` takes by default: what was chosen with the threshold, else the smallest size alone."""
+    chosen = weights.get("decision", {}).get("objects")
+    if chosen is None:
+        return {"min_size_nm3": facts.get("min_size_nm3")}
+    return {name: chosen[name] for name in CHOSEN} | {"rules_chosen_on": CHOSEN_ON}
 
 
 def _check_extent(region: Box, extent: Box) -> None:

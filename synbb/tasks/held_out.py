@@ -1,8 +1,9 @@
 """Scores of a region that was never seen, kept as counts by tile and by object so that they can be resampled.
 
 Voxels are counted by tiles of 5 sections x 128 x 128 voxels of the volume, which begin anew in each region, so that
-none crosses two of them. Objects are those of the decision that prediction would take: probabilities rounded to 8 bits,
-p >= threshold, 26-connected, smaller ones left out.
+none crosses two of them. Objects are plain ones: probabilities rounded to 8 bits, p >= threshold, 26-connected, smaller
+ones left out. The further rules that a run chose (``object_choice.py``) do not count here, so that methods are compared
+by what their networks say.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class HeldOutCounts:
 
     def _add_objects(self, volume: AnnotatedVolume, region: Box, decided: Mask, grid: Triple, first_tile: int) -> None:
         size = np.asarray(volume.raw.voxel_size)
-        truth = _true_objects(volume, region)
+        truth = true_objects(volume, region)
         labels, count = label(decided, 26)
         table = _table(labels, count, size)
         large = table.voxels * float(np.prod(size)) >= self.min_size_nm3
@@ -145,7 +146,7 @@ def _bins(probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.clip(scaled, 0, BINS - 1).astype(np.int64)
 
 
-def _true_objects(volume: AnnotatedVolume, region: Box) -> ObjectTable:
+def true_objects(volume: AnnotatedVolume, region: Box) -> ObjectTable:
     """The annotated objects of a region.
 
     An object counts if its centroid lies in the region, and has its whole size; its place is that of the part inside,

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from synbb.datasets import find_dataset, load_manifest
 from synbb.errors import SynbbError
 from synbb.evaluation.voxels import ScoreHistogram
-from synbb.inference.region import predict_region, region_probabilities
+from synbb.inference.block_work import quantise
+from synbb.inference.region import region_blocks
 from synbb.models.receptive_field import receptive_field
 from synbb.models.unet import build_unet, total_stride
 from synbb.schema import Settings
@@ -24,6 +25,7 @@ from synbb.tasks.annotated import AnnotatedVolume, VolumeSettings
 from synbb.tasks.augment import Augmentation, augmentation, augmented
 from synbb.tasks.base import Batch, HeldOut, Validation
 from synbb.tasks.held_out import HeldOutCounts
+from synbb.tasks.object_choice import LARGEST, ObjectSearch, RegionOfObjects, choose_rules
 from synbb.tasks.positives import MAX_POSITIVES
 from synbb.tasks.sampling import Patch, PatchSampler, fitting_sampler
 from synbb.volumes import Box
@@ -55,6 +57,7 @@ class SynapseData(Settings):
         percentiles: of each volume's tissue that become 0 and 1.
         augment: probabilities of the random changes.
         cache_mib: memory for decoded chunks of the training stream, per volume array.
+        objects: rules of objects that are tried on the validation split; null tries the usual ones, false none.
     """
 
     volumes: Annotated[tuple[VolumeSettings, ...], Field(min_length=1)]
@@ -64,6 +67,7 @@ class SynapseData(Settings):
     percentiles: tuple[float, float] = (1.0, 99.0)
     augment: Augmentation = Augmentation()
     cache_mib: PositiveInt = 512
+    objects: ObjectSearch | Literal[False] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -300,38 +304,53 @@ class SynapseTask:
     def validate(self, model: nn.Module, device: Any) -> Validation | None:
         """Voxel PR-AUC on the validation entries at their own resolution; the threshold of the best F1 there.
 
+        With that threshold, the rules of objects that are best there, unless ``data.objects`` is false, or the regions
+        are too large to be held.
+
         Returns:
             None when no entry has split ``validation``.
         """
         if not self._validation:
             return None
         histogram = ScoreHistogram()
-        for volume in self._validation:
-            for region in volume.regions:
-                self._score(model, volume, region, histogram, device)
+        places = [(volume, region) for volume in self._validation for region in volume.regions]
+        keep = self._data.objects is not False and sum(region.size for _, region in places) <= LARGEST
+        held: list[RegionOfObjects] = []
+        for volume, region in places:
+            objects = RegionOfObjects.of(volume, region) if keep else None
+            self._score(model, volume, region, histogram, objects, device)
+            if objects is not None:
+                held.append(objects)
         area = histogram.average_precision()
         best = histogram.best_f1()
         assert area is not None, "prepare() found foreground in the validation split"
         assert best is not None
         assert best.f1 is not None
         scores = {"pr_auc": area, "f1": best.f1, "precision": best.precision or 0.0, "recall": best.recall or 0.0}
-        return Validation(scores, "pr_auc", {"threshold": max(best.threshold, 1 / 255)})
+        decision: dict[str, Any] = {"threshold": max(best.threshold, 1 / 255)}
+        search = self._data.objects or ObjectSearch()
+        choice = choose_rules(held, search, decision["threshold"], self._min_size / SMALLEST_OBJECT)
+        if choice is not None:
+            decision["objects"] = choice.to_dict()
+            scores["object_f1"] = choice.f1
+        return Validation(scores, "pr_auc", decision)
 
     def _score(
-        self, model: nn.Module, volume: AnnotatedVolume, region: Box, histogram: ScoreHistogram, device: Any
+        self,
+        model: nn.Module,
+        volume: AnnotatedVolume,
+        region: Box,
+        histogram: ScoreHistogram,
+        objects: RegionOfObjects | None,
+        device: Any,
     ) -> None:
         stride, halo = self.geometry(model)
-        for box, probability in predict_region(
-            model,
-            volume.view,
-            volume.normalisation,
-            region,
-            stride=stride,
-            halo=halo,
-            device=device,
-        ):
-            foreground, valid = volume.truth(box)
-            histogram.add(probability, foreground, valid)
+        view, greys = volume.view, volume.normalisation
+        for block in region_blocks(model, view, greys, region, stride=stride, halo=halo, device=device):
+            foreground, valid = volume.truth(block.box)
+            histogram.add(quantise(block.probabilities), foreground, valid)
+            if objects is not None:
+                objects.add(block, region, valid)
 
     def score(self, model: nn.Module, device: Any, decision: dict[str, Any]) -> HeldOut | None:
         """Voxel PR-AUC, and F1 and recall of voxels and objects at the decided threshold, on the test entries.
@@ -363,8 +382,8 @@ class SynapseTask:
             )
             for region in volume.regions:
                 view, greys = volume.view, volume.normalisation
-                found = region_probabilities(model, view, greys, region, stride=stride, halo=halo, device=device)
-                counts.add(volume, region, found)
+                found = region_blocks(model, view, greys, region, stride=stride, halo=halo, device=device)
+                counts.add(volume, region, ((block.box, block.probabilities) for block in found))
             volume.close()
         return counts.held_out()
 

@@ -72,6 +72,31 @@ class Hdf5Storage:
     handle: PerProcess[h5py.File] = field(repr=False, compare=False)
     format: str = "HDF5"
     shards: Triple | None = None
+    absence_costs: bool = False
+
+    def absent(self, box: Box) -> list[Box]:
+        """The parts of ``box`` whose chunks were never written; the file's index of chunks is asked.
+
+        Raises:
+            SynbbError: the index is damaged.
+        """
+        try:
+            return self._never_written(box)
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise unreadable(f"{self.path}:{self.dataset}", "the index of chunks", error) from error
+
+    def _never_written(self, box: Box) -> list[Box]:
+        dataset = self.handle.get()[self.dataset]
+        if dataset.chunks is None or dataset.is_virtual:
+            return []
+        found = []
+        for part in box.blocks(self.chunks):
+            corner = [0] * self.axes
+            for axis, start, length in zip(self.space, part.start, self.chunks, strict=True):
+                corner[axis] = start // length * length
+            if dataset.id.get_chunk_info_by_coord(tuple(corner)).byte_offset is None:
+                found.append(part)
+        return found
 
     def read(self, box: Box) -> Voxels:
         """The voxels of ``box``.

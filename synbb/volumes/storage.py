@@ -56,7 +56,15 @@ class Storage(Protocol):
 
 @runtime_checkable
 class Sparse(Protocol):
-    """A storage that need not hold every chunk of its array."""
+    """A storage that need not hold every chunk of its array.
+
+    Attributes:
+        absence_costs: whether finding out takes as long as reading (a request for each chunk).
+    """
+
+    @property
+    def absence_costs(self) -> bool:
+        """As above."""
 
     def absent(self, box: Box) -> list[Box]:
         """The parts of ``box`` whose chunks were never written; they read as the fill value."""

@@ -1,6 +1,7 @@
 """Stores of bytes by address: folders, ``s3://``, ``gs://``, ``http(s)://``, all through tensorstore.
 
-A store that does not answer is asked again with growing pauses, and given up after :data:`GIVE_UP` seconds at most.
+A store that does not answer, or stalls, is asked again with growing pauses, and given up after :data:`GIVE_UP` seconds
+at most.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ REMOTE = ("s3://", "gs://", "http://", "https://")
 KINDS = ("precomputed", "n5", "zarr")  # ``KIND://PLACE`` says what lies at a place, as neuroglancer writes it
 
 GIVE_UP = 60.0  # s without the next answer
+STALLED = "10"
+"""Seconds without a byte after which one request is ended and made again; without it tensorstore waits for ever."""
 RETRIES = {"max_retries": 6, "initial_delay": "250ms", "max_delay": "8s"}
 
 # What tensorstore raises for stores and codecs alike; the status stands at the head of the message.
@@ -29,6 +32,10 @@ _REFUSED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
 
 class StoreError(SynbbError):
     """A store does not answer, or refuses."""
+
+
+class NoAnswer(StoreError):
+    """A store does not answer: it may at another time."""
 
 
 def is_remote(place: str) -> bool:
@@ -48,6 +55,10 @@ def tensorstore(place: str) -> Any:
     Raises:
         SynbbError: it is not installed.
     """
+    # Read by tensorstore when its first connection is made.
+    for limit in ("LOW_SPEED_TIME_SECONDS", "CONNECT_TIMEOUT_SECONDS"):
+        os.environ.setdefault(f"TENSORSTORE_CURL_{limit}", STALLED)
+    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
     try:
         import tensorstore as library
     except ImportError as error:
@@ -106,19 +117,20 @@ def settle(future: Any, place: str, deadline: float) -> Any:
         deadline: seconds since the epoch.
 
     Raises:
-        StoreError: no answer in time, or a refusal.
+        NoAnswer: none in time.
+        StoreError: a refusal.
         ValueError: (and others of :data:`STORE_ERRORS`) what was found cannot be understood.
     """
     try:
         return future.result(deadline=deadline)
     except TimeoutError as error:
         future.cancel()
-        raise StoreError(
+        raise NoAnswer(
             f"{place}: the store did not answer within {GIVE_UP:g} s; check the address and the network, then try again"
         ) from error
     except STORE_ERRORS as error:
         if str(error).startswith(_NO_ANSWER):
-            raise StoreError(
+            raise NoAnswer(
                 f"{place}: the store does not answer ({error}); check the address and the network, then try again"
             ) from error
         if str(error).startswith(_REFUSED):

@@ -25,6 +25,10 @@ class TensorStorage:
     """An array of three or more axes of which all but z, y, x are singletons.
 
     Only the recipe is pickled; each process opens the array for itself.
+
+    Attributes:
+        handle: the array, in which chunks that were never written read as the fill value.
+        strict: the same, in which they are an error; to tell them apart.
     """
 
     path: str
@@ -34,6 +38,31 @@ class TensorStorage:
     shards: Triple | None
     format: str
     handle: PerProcess[Any] = field(repr=False, compare=False)
+    strict: PerProcess[Any] = field(repr=False, compare=False)
+    absence_costs: bool = True
+
+    def absent(self, box: Box) -> list[Box]:
+        """The parts of ``box`` whose chunks were never written; a voxel of each is read.
+
+        Raises:
+            SynbbError: as :meth:`read`.
+        """
+        store = self.strict.get()
+        corners = [(part, Box(part.start, triple([a + 1 for a in part.start]))) for part in box.blocks(self.chunks)]
+        asked = [(part, corner, store[corner.slices].read()) for part, corner in corners]
+        found = []
+        try:
+            for part, corner, future in asked:
+                try:
+                    self._settle(corner, future)
+                except SynbbError as error:
+                    if not str(error.__cause__).startswith("NOT_FOUND"):
+                        raise
+                    found.append(part)
+        finally:
+            for _, _, future in asked:
+                future.cancel()
+        return found
 
     def read(self, box: Box) -> Voxels:
         """The voxels of ``box``; a chunk that was never written reads as the fill value.
@@ -131,6 +160,7 @@ def open_storage(
         shards=None if shards == chunks else shards,
         format=label,
         handle=PerProcess(open_array, text, space, path),
+        strict=PerProcess(open_array, json.dumps({**spec, "fill_missing_data_reads": False}), space, path),
     )
 
 

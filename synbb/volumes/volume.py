@@ -130,9 +130,16 @@ class Volume:
         found = self.storage.read(box.translate(self.region.start))
         return np.ascontiguousarray(found, dtype=self.dtype)
 
-    def absent(self, box: Box) -> list[Box]:
-        """The parts of ``box`` whose chunks the file lacks (they read as its fill value); no voxel is read."""
+    def absent(self, box: Box, *, at_any_cost: bool = True) -> list[Box]:
+        """The parts of ``box`` whose chunks the file lacks (they read as its fill value).
+
+        Args:
+            box: voxels of this volume.
+            at_any_cost: False leaves storages alone that would have to be read for it, and finds nothing there.
+        """
         if box.empty or not isinstance(self.storage, Sparse):
+            return []
+        if self.storage.absence_costs and not at_any_cost:
             return []
         back = [-a for a in self.region.start]
         return [part.translate(back) for part in self.storage.absent(box.translate(self.region.start))]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from synbb.errors import SynbbError, disk_errors
+from synbb.errors import START_AGAIN, RunEnded, SynbbError, disk_errors
 from synbb.volumes.box import Box, Triple, triple
 from synbb.volumes.ome import VERSION, ZARR_FORMATS, OmeLevel, image_metadata
 from synbb.volumes.opening import open_volume
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from synbb.volumes.volume import Volume
+
+
+class OutputRemoved(RunEnded):
+    """Somebody removed a volume while it was being written."""
 
 
 class WritableVolume:
@@ -75,16 +79,17 @@ class WritableVolume:
         """Our metadata as stored now."""
         return dict(_open_group(self.path).attrs.asdict().get("synbb", {}))
 
-    def write(self, box: Box, array: Voxels) -> None:
+    def write(self, box: Box, array: Voxels, *, remedy: str = START_AGAIN) -> None:
         """Write the voxels of ``box``.
 
         Args:
             box: a region inside the volume.
             array: values of shape ``box.shape`` and of the volume's type.
+            remedy: what to do about a full disk, for the message.
 
         Raises:
             SynbbError: wrong shape or type, or a region that is not inside.
-            RunEnded: the disk is full.
+            RunEnded: the disk is full, or the volume was removed.
         """
         if not self.box.contains(box):
             raise SynbbError(f"{self.path}: region {box.named} is not inside the volume, which is {self.box.named}")
@@ -98,10 +103,27 @@ class WritableVolume:
             )
         if box.empty:
             return
-        with disk_errors(self.path):
-            # File by file: of several at once, zarr would go on writing the others after one has failed.
-            for part in box.blocks(self.unit):
-                self.array[part.slices] = array[part.relative_to(box.start).slices]
+        try:
+            with disk_errors(self.path, remedy):
+                # File by file: of several at once, zarr would go on writing the others after one has failed.
+                for part in box.blocks(self.unit):
+                    self.array[part.slices] = array[part.relative_to(box.start).slices]
+        except FileNotFoundError:  # while it is being removed, a file loses its folder between writing and renaming
+            self.check_there()
+            raise
+
+    def check_there(self) -> None:
+        """Make sure that nobody removed the volume meanwhile; files would be written in its place all the same.
+
+        Raises:
+            OutputRemoved: the metadata of group or array are gone.
+        """
+        for folder in (Path(self.path), Path(self.path) / self.array.name.strip("/")):
+            if not any((folder / mark).is_file() for mark in ZARR_MARKS):
+                raise OutputRemoved(
+                    f"{self.path}: was removed while it was being written ({folder} has no metadata any more); remove "
+                    "what is left of it, then start again"
+                )
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Merge ``attributes`` into our metadata in the file.

@@ -41,6 +41,7 @@ class ZarrStorage:
     array: zarr.Array
     space: Triple
     format: str
+    absence_costs: bool = False
 
     @property
     def shape(self) -> Triple:

@@ -11,7 +11,10 @@ import pytest
 from tiny import VOXEL, config, grey_and_labels, trained, write_pair, write_volume
 
 from synbb.cli.app import main
+from synbb.inference.objects import segment
+from synbb.prediction.volumes import predict
 from synbb.volumes import open_volume
+from synbb.volumes.convert import convert
 
 Call = Callable[..., tuple[int, str]]
 
@@ -52,13 +55,17 @@ def call(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
 def test_a_dry_run_says_what_it_takes_and_writes_nothing(call: Call, tmp_path: Path) -> None:
     status, said = call("--dry-run", "--dtype", "float32", "--flips", "yx", "--floor", "0.1")
     assert status == 0
-    assert "8 files of 4 x 32 x 64" not in said
+    assert "voxels of 40 x 8 x 8 nm, worked at 40 x 8 x 8 nm (level 0, as stored)" in said
+    assert "normalisation " in said
+    assert "1 blocks of 8 x 64 x 64 voxels, halo " in said
     assert "1 files of 8 x 64 x 64 voxels, at most 131 kB (float32)" in said
     assert "Mvox/s written (1 blocks took" in said
     assert "mean over mirror images along y, x" in said
     assert "probabilities below 0.1 are written as 0" in said
     assert "dry run: nothing was written" in said
     assert list(tmp_path.iterdir()) == []
+    assert "--floor 0.999 lies above" in call("--dry-run", "--floor", "0.999")[1]
+    assert "lies above" not in call("--dry-run", "--floor", "0.00001")[1]
 
 
 def test_sections_without_data_and_what_is_outside_of_the_mask(call: Call, folder: Path) -> None:
@@ -89,6 +96,27 @@ def test_segment_at_once(call: Call, tmp_path: Path) -> None:
     assert not (tmp_path / "out.zarr").exists()
 
 
+@pytest.mark.parametrize(("version", "stored"), [("0.5", "OME-Zarr 0.5 (zarr v3)"), ("0.4", "OME-Zarr 0.4 (zarr v2)")])
+def test_a_prediction_is_converted_to_levels_and_segmented_alike(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, stored: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_volume(tmp_path / "raw.zarr", grey_and_labels(shape=(8, 256, 256))[0])
+    predict(folder / "run", "raw.zarr", Path("out.zarr"), say=lambda _: None)
+    convert("out.zarr", "levels.zarr", pyramid=True, ome_version=version)
+    made, plain = open_volume("levels.zarr"), open_volume("out.zarr")
+    assert made.format == stored
+    assert made.attributes == {**plain.attributes, "converted_from": "out.zarr"}
+    coarse = made.levels[1]
+    step = tuple(round(b / a) for a, b in zip(made.voxel_size, coarse.voxel_size, strict=True))
+    assert step == (1, 2, 2)
+    fine = plain.read(plain.box).reshape(8, 128, 2, 128, 2)
+    assert np.abs(coarse.read(coarse.box) - fine.mean(axis=(2, 4))).max() <= 0.5
+    both = [segment(volume, name) for volume, name in ((plain, "a.zarr"), (made, "b.zarr"))]
+    assert both[0].rules == both[1].rules
+    assert Path("a.csv").read_text() == Path("b.csv").read_text()
+
+
 def test_blended_windows(call: Call) -> None:
     status, said = call("--overlap", "0.5", "--window", "4,32,32")
     assert status == 0
@@ -102,6 +130,7 @@ def test_blended_windows(call: Call) -> None:
     ("options", "message"),
     [
         (["--drop-probabilities"], "leaves nothing without --segment"),
+        (["--segment", "o.zarr", "--worker"], "would be done by every --worker at once; run synbb segment when"),
         (["--flips", "yt"], "--flips 'yt': name axes among z, y, x"),
         (["--missing", "ignore"], "--missing 'ignore' is not one of error, skip"),
         (["--floor", "2"], "floor 2.0 must lie in [0, 1)"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,8 +18,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def main(scheduler: str, log: str, broken: int | None = None, deadly: int | None = None) -> None:
-    """Work until the scheduler is gone; reading block ``broken`` raises, reading block ``deadly`` ends the process."""
+def main(
+    scheduler: str, log: str, broken: int | None = None, deadly: int | None = None, slow: int | None = None
+) -> None:
+    """Work until the scheduler is gone.
+
+    Reading block ``broken`` raises, reading block ``deadly`` ends the process, reading block ``slow`` takes a minute.
+    """
     sys.stdout = sys.stderr = open(log, "w", buffering=1)  # noqa: SIM115
     torch.set_num_threads(1)
     announce_reads(broken)
@@ -26,6 +32,8 @@ def main(scheduler: str, log: str, broken: int | None = None, deadly: int | None
 
     def read(work: BlockWork, block: Any) -> Any:
         found = read_well(work, block)
+        if block.index == slow:
+            time.sleep(60)
         if block.index == deadly:
             os._exit(9)
         return found

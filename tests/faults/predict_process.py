@@ -9,6 +9,7 @@ from __future__ import annotations
 import resource
 import signal
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from synbb.errors import SynbbError
 from synbb.inference import predict_volume
 from synbb.inference.block_work import BlockWork
 from synbb.inference.leased import LeasedDriver
+from synbb.inference.ledger import workers_folder
 from synbb.volumes.opening import open_volume
 from synbb.volumes.statistics import Normalisation
 
@@ -61,6 +63,21 @@ def announce_reads(broken: int | None = None) -> None:
     BlockWork.read = read  # type: ignore[method-assign]
 
 
+def wait_for_others(output: str, count: int) -> None:
+    """Let no block be read before so many workers share ``output``, and count failures from the same moment on."""
+    read_at_once, all_there = BlockWork.read, threading.Event()
+
+    def read(work: BlockWork, block: Any) -> Any:
+        while not all_there.is_set():
+            if len(list(workers_folder(output).glob("marks-*.jsonl"))) >= count:
+                time.sleep(0.5)  # a worker reads what others noted just after it made its file
+                all_there.set()
+            time.sleep(0.01)
+        return read_at_once(work, block)
+
+    BlockWork.read = read  # type: ignore[method-assign]
+
+
 def main(
     raw: str,
     output: str,
@@ -70,6 +87,7 @@ def main(
     file_limit: int = 0,
     expiry: float = 0.0,
     broken: int | None = None,
+    together: int = 0,
     **changed: Any,
 ) -> None:
     """Predict ``raw``.
@@ -82,12 +100,15 @@ def main(
         file_limit: the most bytes that a file of this process may have.
         expiry: be a worker with leases that expire so.
         broken: number of a block whose reading raises.
+        together: workers that must be there before the first block is read.
         changed: arguments of predict_volume.
     """
     # A shell ignores Ctrl-C for what it starts in the background, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with open(log, "w", buffering=1) as stream:
         sys.stdout = sys.stderr = stream
+        if together:
+            wait_for_others(output, together)
         status = predict(raw, output, pause, file_limit, expiry, broken, changed)
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     sys.exit(status)

@@ -133,7 +133,7 @@ def test_a_plain_prediction_goes_on_where_killed_workers_ended(
 
 def test_a_block_that_always_raises_is_given_up(raw: Path, undisturbed: np.ndarray, tmp_path: Path) -> None:
     output = tmp_path / "out.zarr"
-    workers = [start(raw, output, expiry=EXPIRY, broken=7) for _ in range(2)]
+    workers = [start(raw, output, expiry=EXPIRY, broken=7, together=2) for _ in range(2)]
     for worker in workers:
         assert worker.end().status == 3, worker.text
         assert f"1 of {BLOCKS} blocks failed: 7" in worker.text

@@ -109,6 +109,28 @@ def test_readers_keep_order_and_read_a_bounded_number_ahead() -> None:
     assert most <= 4 + 2
 
 
+def test_after_an_error_no_other_item_is_begun() -> None:
+    """Else a store that does not answer would be waited for once more by every thread."""
+    begun: list[int] = []
+    waiting = threading.Barrier(2)
+
+    def read(item: int) -> int:
+        begun.append(item)
+        if item == 2:
+            waiting.wait(30)
+            raise ValueError("silent")
+        if item == 3:
+            waiting.wait(30)
+            time.sleep(0.2)  # the other thread fails meanwhile
+        return item
+
+    taken: list[int] = []
+    with pytest.raises(ValueError, match="silent"), Readers(read, threads=2, ahead=4) as readers:
+        taken.extend(readers.over(range(100)))
+    assert taken == [0, 1]
+    assert sorted(begun) == [0, 1, 2, 3]
+
+
 def test_a_reader_that_fails_is_heard_in_its_turn() -> None:
     def read(item: int) -> int:
         if item == 5:

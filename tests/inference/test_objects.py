@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import shutil
 from pathlib import Path
 
 import cc3d
@@ -207,6 +208,23 @@ def test_a_full_disk_ends_the_run_and_leaves_what_was_there(tmp_path, monkeypatc
     np.testing.assert_array_equal(read(tmp_path / "o.zarr"), before[0])
     assert (tmp_path / "o.csv").read_text() == before[1]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["o.csv", "o.zarr", "p.zarr"]
+
+
+def test_what_is_removed_while_it_is_written_ends_the_run(tmp_path, monkeypatch):
+    volume = write(tmp_path / "p.zarr", blobs())
+    calls = []
+    whole = WritableVolume.write
+
+    def remove(self, box, array):
+        calls.append(box)
+        if len(calls) == 2:
+            shutil.rmtree(self.path)
+        whole(self, box, array)
+
+    monkeypatch.setattr(WritableVolume, "write", remove)
+    with pytest.raises(RunEnded, match="was removed while it was being written"):
+        segment(volume, tmp_path / "o.zarr", block=(2, 4, 5))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["p.zarr"]
 
 
 def test_a_full_disk_at_the_table_ends_the_run(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from synbb.errors import SynbbError
-from synbb.volumes import open_volume, placement
+from synbb.volumes import Box, open_volume, placement
 from synbb.volumes.hdf5_storage import split_dataset
 
 
@@ -125,3 +125,22 @@ def test_broken_chunk_is_named(tmp_path):
     assert (volume.crop(volume.box.intersect(type(volume.box)((0, 0, 0), (2, 8, 8)))).dask.compute() == data[:2]).all()
     with pytest.raises(SynbbError, match=r"o\.h5:em.*voxels 2:4,0:8,0:8"):
         volume.read(volume.box)
+
+
+def test_absent_chunks_are_told(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        sparse = file.create_dataset("sparse", shape=(4, 16, 16), dtype="u1", chunks=(2, 8, 8))
+        sparse[0:2, 0:8, 8:16] = 5
+        sparse[2:4] = 7
+        whole = file.create_dataset("whole", shape=(4, 16, 16), dtype="u1")
+        whole[0] = 1
+        for dataset in (sparse, whole):
+            dataset.attrs["resolution"] = (50.0, 4.0, 4.0)
+    volume = open_volume(f"{tmp_path / 'a.h5'}:sparse")
+    assert volume.absent(Box((1, 4, 4), (3, 16, 12))) == [
+        Box((1, 4, 4), (2, 8, 8)),
+        Box((1, 8, 4), (2, 16, 8)),
+        Box((1, 8, 8), (2, 16, 12)),
+    ]
+    volume = open_volume(f"{tmp_path / 'a.h5'}:whole")
+    assert volume.absent(volume.box) == []

@@ -121,6 +121,43 @@ def test_absent_chunks_read_as_the_fill_value(kind, serve, grey):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_absent_chunks_are_told_from_unreadable_ones(kind, serve, grey):
+    address, folder = serve(kind, grey)
+    lost, *_, damaged = chunk_files(folder)
+    lost.unlink()
+    volume = open_volume(address)
+    unit = (8, 32, 32) if kind.endswith("sharded") else CHUNK
+    found = volume.absent(volume.box)
+    place = {tuple(a // n for a, n in zip(box.start, unit, strict=True)) for box in found}
+    assert len(place) == 1, "one file, all of it"
+    whole = Box.of_shape(unit, [a * n for a, n in zip(place.pop(), unit, strict=True)]).intersect(volume.box)
+    assert sum(box.size for box in found) == whole.size
+    assert volume.absent(volume.box, at_any_cost=False) == [], "each chunk would have to be asked for"
+    damaged.write_bytes(damaged.read_bytes()[:10])
+    with pytest.raises(SynbbError, match="truncated or unreadable"):
+        open_volume(address).absent(volume.box)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_from_a_bucket(kind, serve, server, grey, tmp_path, monkeypatch):
+    """A server that speaks as much of S3 as reading needs; nobody signs."""
+    _, folder = serve(kind, grey)
+    server.as_s3(monkeypatch)
+    bucket = tmp_path / "served" / "bucket"
+    bucket.mkdir()
+    folder.rename(bucket / folder.name)
+    volume = open_volume(f"s3://bucket/{folder.name}")
+    assert (volume.read(volume.box) == grey).all()
+    server.flaky = 2
+    server.asked.clear()
+    assert (open_volume(f"s3://bucket/{folder.name}").read(volume.box) == grey).all()
+    assert max(server.asked.values()) >= 3
+    server.faults.append((".", 403))
+    with pytest.raises(SynbbError, match="refuses access"):
+        open_volume(f"s3://bucket/{folder.name}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_truncated_chunks_are_named(kind, serve, grey):
     address, folder = serve(kind, grey)
     file = chunk_files(folder)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 import time
@@ -11,11 +12,17 @@ from pathlib import Path
 from urllib.parse import unquote
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # many connections at once: one that is refused would cost a client one of its attempts
+    daemon_threads = True
+
+
 class StoreServer:
-    """Serves ``folder`` at :attr:`address`.
+    """Serves ``folder`` at :attr:`address`; folders in it are buckets of an unsigned S3 store (:meth:`as_s3`).
 
     Attributes:
-        faults: (regular expression, what to do) for requests: a status, ``"silence"``, or ``"cut"`` in the middle.
+        faults: (regular expression, what to do) for requests: a status, ``"silence"`` (as long as there is any fault),
+            or ``"cut"`` in the middle.
         flaky: how many requests a path answers with 503 before the first good one.
         asked: requests by path.
     """
@@ -38,7 +45,9 @@ class StoreServer:
                 outer.asked[path] += 1
                 fault = next((do for pattern, do in outer.faults if re.search(pattern, path)), None)
                 if fault == "silence":
-                    outer.closing.wait(30)
+                    until = time.monotonic() + 30
+                    while outer.faults and time.monotonic() < until and not outer.closing.wait(0.05):
+                        pass
                     self.close_connection = True
                     return
                 if outer.asked[path] <= outer.flaky:
@@ -81,6 +90,9 @@ class StoreServer:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
                 self.send_header("Access-Control-Allow-Origin", "*")  # pages of other servers may read it
+                self.send_header(
+                    "ETag", f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+                )  # object stores always have one
                 self.send_header("Last-Modified", time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(0)))
                 for name, value in (headers or {}).items():
                     self.send_header(name, value)
@@ -88,11 +100,16 @@ class StoreServer:
                 if self.command == "GET":
                     self.wfile.write(content)
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        self.server = _Server(("127.0.0.1", 0), Handler)
         self.address = f"http://127.0.0.1:{self.server.server_port}"
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         self.thread.start()
+
+    def as_s3(self, monkeypatch) -> None:
+        """Let ``s3://FOLDER/...`` mean what lies below ``served/FOLDER``, for this process and those it starts."""
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", self.address)
+        monkeypatch.setenv("AWS_REGION", "nowhere-1")
+        monkeypatch.setenv("AWS_NO_SIGN_REQUEST", "YES")
 
     def close(self) -> None:
         self.closing.set()
