@@ -36,6 +36,7 @@ from synbb.schema import Settings
 from synbb.tasks.base import Batch, HeldOut, Table, Validation
 from synbb.tasks.face_images import (
     Chosen,
+    Evening,
     FaceAugmentation,
     FaceFolder,
     FaceReader,
@@ -65,7 +66,7 @@ class FaceData(Settings):
         protocol: ``identification``, ``open_set`` or ``verification``.
         pairs: list of pairs of the test split in the layout of LFW's pairs.txt (verification); all pairs without it.
         size: y, x of what the network sees; other images are resampled.
-        equalise: adaptive histogram equalisation first, against uneven light.
+        evening: done first, against uneven light: ``none``, ``clahe`` or ``tan_triggs``.
         on_bad: whether an image that does not decode, or the only one of its identity, is an ``error`` or left out
             with a count and a list (``skip``).
         augment: random changes of training images.
@@ -77,7 +78,7 @@ class FaceData(Settings):
     protocol: Literal["identification", "open_set", "verification"] = "identification"
     pairs: str | None = None
     size: tuple[PositiveInt, PositiveInt] = (112, 96)
-    equalise: bool = False
+    evening: Evening = "none"
     on_bad: Literal["error", "skip"] = "error"
     augment: FaceAugmentation = FaceAugmentation()
     cache_mib: PositiveInt = 512
@@ -130,7 +131,7 @@ class FacesTask:
         self._data, self._model, self._seed, self._batch_size = data, model, seed, batch_size
         self._chain = face_augmentation(data.augment, data.size)
         self._local = threading.local()
-        self._reader = FaceReader(data.size, equalise=data.equalise, cache_bytes=data.cache_mib * 2**20)
+        self._reader = FaceReader(data.size, evening=data.evening, cache_bytes=data.cache_mib * 2**20)
         self._names: list[str] = []
         self._train = self._validation = Chosen((), np.zeros(0, np.int64))
 
@@ -403,7 +404,7 @@ class FacesTask:
             "identities": self._names,
             "protocol": self._data.protocol,
             "size": list(self._data.size),
-            "equalise": self._data.equalise,
+            "evening": self._data.evening,
             **about,
         }
 

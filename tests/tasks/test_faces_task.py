@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 
 from synbb.datasets.phantom_faces import FacePhantom, write_phantom_faces
 from synbb.errors import SynbbError
 from synbb.tasks.base import PredictsFiles
-from synbb.tasks.face_images import FaceReader
+from synbb.tasks.face_images import FaceReader, evened
 from synbb.tasks.faces import FacesTask
 from synbb.training import make_task
 from synbb.training.config import run_config
@@ -245,19 +246,30 @@ def test_files_are_predicted_without_the_training_data(folder: Path, tmp_path: P
     np.testing.assert_allclose([float(v) for v in table.rows[0][1:]], vectors[0], atol=1e-6)
 
 
-def test_equalising_spreads_grey_values_of_a_dark_corner(tmp_path: Path) -> None:
+def test_clahe_spreads_grey_values_of_a_dark_corner(tmp_path: Path) -> None:
     grey = np.random.default_rng(0).integers(0, 30, (64, 64), dtype=np.uint8)
     grey[32:] += 200
-    Image.fromarray(grey).save(tmp_path / "half.png")
-    plain, equal = (
-        FaceReader((64, 64), equalise=each, cache_bytes=0).grey(tmp_path / "half.png").astype(float)
-        for each in (False, True)
-    )
-    assert equal[:24].std() > 2 * plain[:24].std()
+    assert evened(grey, "clahe").astype(float)[:24].std() > 2 * grey[:24].astype(float).std()
+    assert (evened(grey, "none") == grey).all()
+
+
+def test_tan_triggs_takes_a_gradient_of_light_back() -> None:
+    rng = np.random.default_rng(0)
+    texture = gaussian_filter(rng.normal(size=(64, 64)), 1.5)
+    texture = 0.5 + 0.2 * texture / texture.std()
+    light = np.linspace(0.15, 1.0, 64)[None]
+    even, uneven = (np.clip(255 * texture * each, 1, 255).astype(np.uint8) for each in (0.6, light))
+
+    def alike(one: np.ndarray, other: np.ndarray) -> float:
+        return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
+
+    assert alike(even, uneven) < 0.7
+    assert alike(evened(even, "tan_triggs"), evened(uneven, "tan_triggs")) > 0.9
+    assert (evened(np.full((8, 8), 9, np.uint8), "tan_triggs") == 128).all(), "no contrast is the middle"
 
 
 def test_the_cache_keeps_no_more_than_it_may(folder: Path) -> None:
-    reader = FaceReader(SIZE, equalise=False, cache_bytes=2 * SIZE[0] * SIZE[1])
+    reader = FaceReader(SIZE, cache_bytes=2 * SIZE[0] * SIZE[1])
     paths = sorted((folder / "p01").iterdir())
     first = [reader.grey(path).copy() for path in paths]
     assert len(reader._kept) == 2
