@@ -1,6 +1,6 @@
 """From a dataset to named people: fetch, train, evaluate, and embed every image that was scored.
 
-    python pipelines/faces.py configs/faces/phantom.yaml
+    python pipelines/faces.py configs/faces/phantom-faces.yaml
     python pipelines/faces.py configs/faces/yaleb.yaml pruning.density=0.125
 
 Read it from top to bottom: each stage is one call of the public API, the same that the ``synbb`` commands make. A stage

@@ -117,6 +117,8 @@ def command(
     from synbb.volumes.box import parse_region
     from synbb.volumes.storage import parse_voxel_size
 
+    if dry_run:
+        output, named_output = output or named_output or Path("probabilities.zarr"), None  # nothing is written
     if (output is None) == (named_output is None):
         raise SynbbError("give one OUTPUT, as the last argument or with --output")
     output = output or named_output

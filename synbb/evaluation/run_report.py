@@ -42,6 +42,8 @@ def write_run_scores(folder: Path, result: Mapping[str, Any]) -> None:
         RunEnded: the disk is full.
     """
     where = prepare_folder(folder)
+    for stale in (where / "objects.csv", *where.glob("section_*.png")):  # of another evaluation: they would not fit
+        stale.unlink(missing_ok=True)
     stated = {"schema_version": SCHEMA_VERSION, **result}
     text = json.dumps(stated, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     replace_file(where / "scores.json", text.encode())

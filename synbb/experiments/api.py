@@ -80,7 +80,7 @@ def _tell(study: StudySettings, planned: list[PlannedRun], table: RunTable, reso
         say(f"{len(progress.other)} rows of {table.path} were made with other settings and are passed over")
     seconds = progress.seconds(table)
     time = "" if seconds is None else f", about {seconds / resources.jobs / 60:.0f} min with {resources.jobs} at a time"
-    say(f"{len(progress.done)} of {len(planned)} runs done, {len(progress.todo)} to do{time}")
+    say(f"{len(progress.done)} of {len(planned)} runs done, {len(progress.todo)} to do{time}; table {table.path}")
     comparisons = len(study.densities) * len({each.cell.method for each in planned} - {study.reference})
     say(f"{comparisons} comparisons with {study.reference} in each score, {len(study.seeds)} seeds")
     if progress.done:

@@ -93,6 +93,8 @@ def run_study(
     table = table_of(study, output)
     with _alone(output):
         progress = look(planned, table)
+        if progress.done:
+            say(f"{len(progress.done)} of {len(planned)} runs have a row in {table.path} already")
         if progress.other:
             say(f"{len(progress.other)} rows of {table.path} were made with other settings and are passed over")
         total, count, began = len(planned), len(planned) - len(progress.todo), time.perf_counter()

@@ -50,7 +50,7 @@ def evaluate_run(
     trained = Trained.open(run_path, which, allow_unfinished=allow_unfinished)
     run, place = trained.run, device_named(device)
     task = make_task(trained.config)
-    notes = []
+    notes: list[str] = []
     try:
         for line in task.prepare(run.data_facts()):
             say(line)
@@ -58,6 +58,7 @@ def evaluate_run(
         if split == "test":
             found = task.score(net, place, trained.decision)
             scores, main, counts = ({}, "", {}) if found is None else (found.scores, found.main, found.resampled)
+            notes += [] if found is None else found.notes
         else:
             validated = task.validate(net, place)
             scores, main = ({}, "") if validated is None else (validated.scores, validated.main)

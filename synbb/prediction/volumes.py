@@ -97,6 +97,9 @@ def predict(
     trained = Trained.open(run_path, which, allow_unfinished=allow_unfinished)
     run, config, weights = trained.run, trained.config, trained.about
     volume = open_volume(input_path, voxel_size=voxel_size)
+    kind = volume.attributes.get("kind")
+    if kind not in (None, "raw"):
+        raise SynbbError(f"{input_path} holds no grey values (its metadata say kind: {kind}); give the raw volume")
     region = region_box(region, volume.voxel_size, volume.offset)
     tissue = None if mask is None else _open_mask(mask, volume)
     attributes: dict[str, Any] = {}

@@ -59,11 +59,13 @@ class HeldOut:
         main: name of the figure that methods are compared by first.
         resampled: name of a figure → its counts by resampling unit, for paired bootstrap intervals. The units are the
             same, in the same order, for every run on the same test data.
+        notes: what a person must know to read the figures.
     """
 
     scores: dict[str, float]
     main: str
     resampled: dict[str, Resampled] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

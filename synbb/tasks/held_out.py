@@ -37,6 +37,12 @@ BINS = 2048
 SMALL = 1 / 3
 """Share of the annotated objects of a test split that count as small."""
 
+NOTE = (
+    "objects: threshold and smallest size alone decide, without the further rules that the run chose, and annotated "
+    "objects count whose centroid lies in the region; synbb evaluate --truth scores what segment wrote, pieces at the "
+    "border of what was segmented included"
+)
+
 Counts = NDArray[np.int64]
 Block = tuple[Box, NDArray[np.float32]]
 
@@ -129,7 +135,7 @@ class HeldOutCounts:
         scores["object_precision"] = true / (true + int(false.sum())) if true + false.sum() else float("nan")
         scores |= {"objects": len(found), "small_objects": int(small.sum()), "tiles": tiles}
         scores |= {"foreground": int(histogram[:, 0].sum()), "voxels": int(histogram.sum())}
-        return HeldOut(scores, "pr_auc", resampled)
+        return HeldOut(scores, "pr_auc", resampled, (NOTE,))
 
 
 def _tile_of(box: Box, region: Box, grid: Triple) -> NDArray[np.int64]:

@@ -28,7 +28,9 @@ from synbb.tasks.held_out import HeldOutCounts
 from synbb.tasks.object_choice import LARGEST, ObjectSearch, RegionOfObjects, choose_rules
 from synbb.tasks.positives import MAX_POSITIVES
 from synbb.tasks.sampling import Patch, PatchSampler, fitting_sampler
-from synbb.volumes import Box
+from synbb.volumes import Box, open_volume
+from synbb.volumes.box import triple
+from synbb.volumes.opening import is_there
 from synbb.volumes.statistics import Normalisation
 
 if TYPE_CHECKING:
@@ -161,6 +163,38 @@ class SynapseTask:
                 lines.append(f"{settings.name}: grey {volume.normalisation}")
         lines.append(self._index())
         lines.append(self._check_validation())
+        return lines + self._check_test() + self._check_guard()
+
+    def _check_test(self) -> list[str]:
+        """Open the test entries and close them again: a mistake there must not show after days of training."""
+        lines = []
+        unread = Normalisation(0.0, 1.0)
+        for settings in self._data.volumes:
+            if settings.split != "test":
+                continue
+            missing = [path for path in (settings.raw, settings.labels) if not is_there(path)]
+            if missing:
+                lines.append(f"{settings.name} (test): {missing[0]} is not there; it is only needed to be scored")
+            else:
+                size, percentiles = self._model.voxel_size, self._data.percentiles
+                AnnotatedVolume(settings, size, percentiles=percentiles, normalisation=unread).close()
+        return lines
+
+    def _check_guard(self) -> list[str]:
+        """A line for each two splits so close that the network sees what the other is scored on."""
+        _, halo = self._geometry
+        lines = []
+        for one, other in combinations(self._data.volumes, 2):
+            if one.split == other.split or one.raw != other.raw or not is_there(one.raw):
+                continue
+            size = open_volume(one.raw, voxel_size=one.voxel_size).voxel_size
+            view = triple([round(h * w / s) for h, w, s in zip(halo, self._model.voxel_size, size, strict=True)])
+            pairs = product(map(Box.parse, one.regions), map(Box.parse, other.regions))
+            if any(first.grow(view).intersect(second) is not None for first, second in pairs):
+                lines.append(
+                    f"{one.name} ({one.split}) and {other.name} ({other.split}) lie closer to each other than the "
+                    f"network sees ({' x '.join(map(str, view))} voxels z y x): leave a guard between them"
+                )
         return lines
 
     def _open(self, settings: VolumeSettings, normalisation: Normalisation | None) -> AnnotatedVolume:

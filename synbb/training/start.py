@@ -132,6 +132,11 @@ def _nothing(_: str) -> None:
 
 def _check_same(stored: RunConfig, given: RunConfig, folder: Path) -> None:
     """A resumed run must be the same run: name the settings that changed."""
+    if stored.task != given.task:
+        raise SynbbError(
+            f"{folder} holds a run of task {stored.task!r}, and this config is of task {given.task!r}: choose another "
+            "--output"
+        )
     changed = _differences(stored.plain(), given.plain(), "")
     if changed:
         raise SynbbError(

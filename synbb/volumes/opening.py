@@ -28,6 +28,12 @@ _MARKS = {**dict.fromkeys(ZARR_MARKS, "zarr"), "attributes.json": "n5", "info": 
 TENSORSTORE_MARKS = ("attributes.json", "info")
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether the file or folder of a volume exists; addresses are taken to, since asking may take long."""
+    kind, place = split_kind(str(path))
+    return kind is not None or is_remote(place) or Path(split_dataset(place, None)[0]).exists()
+
+
 def open_volume(path: str | Path, *, dataset: str | None = None, voxel_size: Sequence[float] | None = None) -> Volume:
     """Open a volume; only metadata is read.
 

@@ -52,7 +52,7 @@ def test_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         "all bb density 0.1 seed 3",
         "all late density 0.1 seed 3",
     ]
-    assert "0 of 3 runs done, 3 to do" in lines
+    assert f"0 of 3 runs done, 3 to do; table {folder / 'runs.csv'}" in lines
     assert "2 comparisons with bb in each score, 1 seeds" in lines
     assert not folder.exists()
 

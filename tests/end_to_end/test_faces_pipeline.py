@@ -30,7 +30,7 @@ def call(folder: Path, *arguments: object) -> str:
 
 @pytest.mark.slow
 def test_pipeline_on_drawn_people(tmp_path: Path) -> None:
-    config = yaml.safe_load((ROOT / "configs" / "faces" / "phantom.yaml").read_text())
+    config = yaml.safe_load((ROOT / "configs" / "faces" / "phantom-faces.yaml").read_text())
     config["training"] |= {"steps": 80, "validate_every": 80, "checkpoint_every": 40}
     (tmp_path / "people.yaml").write_text(yaml.safe_dump(config))
     said = call(tmp_path, "people.yaml")

@@ -1,0 +1,63 @@
+"""What is looked at before the first step: test entries, guards, tasks of runs that are resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny import config, settings, trained, write_config, write_pair
+
+from synbb.errors import SynbbError
+from synbb.training import load_config, make_task
+from synbb.training.start import start_run
+
+
+def prepared(folder: Path, test: dict[str, object]) -> list[str]:
+    volumes = settings(folder)["data"]["volumes"]
+    volumes.append({**volumes[0], "name": "scored", "split": "test", **test})
+    task = make_task(load_config(write_config(folder, data__volumes=volumes)))
+    try:
+        return task.prepare()
+    finally:
+        task.close()
+
+
+def test_a_wrong_test_entry_is_found_before_training(tmp_path: Path) -> None:
+    write_pair(tmp_path, shape=(8, 96, 64))
+    with pytest.raises(SynbbError, match=r"'scored': region 0:8,64:200,0:64 is empty or not inside"):
+        prepared(tmp_path, {"regions": ["0:8,64:200,0:64"]})
+    lines = prepared(tmp_path, {"regions": ["0:8,64:96,0:64"], "raw": str(tmp_path / "later.zarr")})
+    assert any("later.zarr is not there; it is only needed to be scored" in line for line in lines)
+
+
+def test_splits_without_a_guard_are_told(tmp_path: Path) -> None:
+    write_pair(tmp_path, shape=(8, 400, 64))
+
+    def told(*regions: str) -> list[str]:
+        names = ("train", "validation", "test")
+        volumes = [
+            {**settings(tmp_path)["data"]["volumes"][0], "name": name, "split": name, "regions": [region]}
+            for name, region in zip(names, regions, strict=True)
+        ]
+        task = make_task(load_config(write_config(tmp_path, data__volumes=volumes)))
+        try:
+            return [line for line in task.prepare() if "leave a guard" in line]
+        finally:
+            task.close()
+
+    assert not told("0:8,0:100,0:64", "0:8,150:250,0:64", "0:8,300:400,0:64")
+    close = told("0:8,0:100,0:64", "0:8,102:250,0:64", "0:8,300:400,0:64")
+    assert len(close) == 1
+    assert close[0].startswith(
+        "train (train) and validation (validation) lie closer to each other than the network sees"
+    )
+
+
+def test_a_run_of_another_task_is_named_as_such(tmp_path: Path) -> None:
+    write_pair(tmp_path)
+    trained(config(tmp_path), tmp_path / "run")
+    other = {"task": "faces", "data": {"images": [{"folder": "nowhere", "split": "train"}]}, "model": {}}
+    from synbb.training.config import run_config
+
+    with pytest.raises(SynbbError, match="holds a run of task 'synapse', and this config is of task 'faces'"):
+        start_run(run_config(other, "test"), tmp_path / "run", resume=True, say=lambda _: None)
