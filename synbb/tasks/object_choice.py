@@ -51,6 +51,7 @@ class ObjectSearch(Settings):
         bridge: sections without data over which objects are joined; only tried where the regions have such a gap.
         min_size: smaller objects are left out, as a share of the median annotated object's volume.
         max_size: larger ones likewise; null keeps them.
+        least_objects: annotated objects that the validation split must hold; of fewer, chance would choose.
     """
 
     low: Annotated[tuple[Share, ...], Field(min_length=1)] = (1.0, 0.5)
@@ -58,6 +59,7 @@ class ObjectSearch(Settings):
     bridge: Annotated[tuple[Sections, ...], Field(min_length=1)] = (0, 1, 2)
     min_size: Annotated[tuple[Size, ...], Field(min_length=1)] = (0.1, 0.05, 0.2, 0.4)
     max_size: Annotated[tuple[Annotated[float, Field(gt=0)] | None, ...], Field(min_length=1)] = (None, 20.0)
+    least_objects: Annotated[int, Field(ge=1)] = 10
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ class _Trial:
 def choose_rules(
     regions: Sequence[RegionOfObjects], search: ObjectSearch, threshold: float, median_nm3: float
 ) -> ObjectChoice | None:
-    """The combination of rules with the best F1 of objects; None where no annotated object counts.
+    """The combination of rules with the best F1 of objects; None where too few annotated objects count.
 
     Args:
         regions: of the validation split.
@@ -169,7 +171,7 @@ def choose_rules(
         threshold: chosen before.
         median_nm3: volume of the median annotated object of the training split.
     """
-    if not any(region.truth.counted.any() for region in regions):
+    if sum(int(region.truth.counted.sum()) for region in regions) < search.least_objects:
         return None
     scored: list[tuple[float, dict[str, Any]]] = []
     for trial in _trials(regions, search, threshold):

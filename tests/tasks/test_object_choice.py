@@ -48,7 +48,7 @@ def discs(*centres: tuple[int, int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def chosen(made: RegionOfObjects, **tried: Any) -> Any:
-    return choose_rules([made], ObjectSearch(**tried), THRESHOLD, MEDIAN)
+    return choose_rules([made], ObjectSearch(**{"least_objects": 1, **tried}), THRESHOLD, MEDIAN)
 
 
 def test_of_equally_good_rules_the_plainest_are_taken() -> None:
@@ -110,6 +110,13 @@ def test_without_an_object_that_counts_nothing_is_chosen() -> None:
     assert chosen(region(p, np.zeros(SHAPE, np.uint8))) is None
 
 
+def test_of_few_objects_nothing_is_chosen() -> None:
+    made = region(*discs((3, 16, 16), (3, 48, 48)))
+    assert chosen(made, least_objects=2) is not None
+    assert chosen(made, least_objects=3) is None
+    assert ObjectSearch().least_objects == 10
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_score_is_that_of_segment_and_evaluate(tmp_path: Path, seed: int) -> None:
     """With the chosen rules stored beside the probabilities, and nothing said."""
@@ -133,7 +140,9 @@ def test_the_score_is_that_of_segment_and_evaluate(tmp_path: Path, seed: int) ->
 
 def test_a_run_keeps_its_choice_and_segment_finds_it(tmp_path: Path) -> None:
     write_pair(tmp_path / "data")
-    run, said = trained(config(tmp_path / "data", training__steps=30), tmp_path / "run")
+    run, said = trained(
+        config(tmp_path / "data", training__steps=30, data__objects={"least_objects": 1}), tmp_path / "run"
+    )
     about = json.loads((run.path / "weights" / "last.json").read_text())
     rules = about["decision"]["objects"]
     assert rules["tried"] == 2 * 3 * 4 * 2
