@@ -36,7 +36,7 @@ def train(folder: Path) -> Path:
     """A run of two steps on a volume of its own."""
     shape = (16, 512, 512)
     make(folder, shape)
-    part = {"raw": str(folder / "probabilities.zarr"), "labels": str(folder / "truth.zarr")}
+    part = {"raw": str(folder / "grey.zarr"), "labels": str(folder / "truth.zarr")}
     values = {
         "data": {"volumes": [{"name": "all", **part, "split": "train", "regions": [str(Box.of_shape(shape))]}]},
         "model": {"voxel_size": list(WORKING), "filters": FILTERS},
@@ -49,14 +49,19 @@ def train(folder: Path) -> Path:
 
 
 def make(folder: Path, shape: tuple[int, int, int]) -> None:
-    """``probabilities.zarr``, which serves as grey values too, and ``truth.zarr``, a few voxels beside."""
+    """``probabilities.zarr``, the same as ``grey.zarr``, and ``truth.zarr``, a few voxels beside."""
     about = {"kind": "probabilities", "threshold": 0.5, "min_size_nm3": 1e5}
     written = create_volume(
         folder / "probabilities.zarr", shape=shape, dtype=np.uint8, voxel_size=VOXEL, attributes=about
     )
-    truth = create_volume(folder / "truth.zarr", shape=shape, dtype=np.uint8, voxel_size=VOXEL)
+    grey, truth = (
+        create_volume(folder / f"{name}.zarr", shape=shape, dtype=np.uint8, voxel_size=VOXEL)
+        for name in ("grey", "truth")
+    )
     for box in written.box.blocks(written.unit):
-        written.write(box, probabilities(box, jitter=4))
+        values = probabilities(box, jitter=4)
+        written.write(box, values)
+        grey.write(box, values)
         truth.write(box, (probabilities(box) >= 128).astype(np.uint8))
 
 
@@ -100,9 +105,9 @@ def main() -> None:
         for number, shape in enumerate((small, large)):
             folder = Path(place) / str(number)
             make(folder, shape)
-            p, t, o = (folder / f"{each}.zarr" for each in ("probabilities", "truth", "objects"))
+            p, t, o, g = (folder / f"{each}.zarr" for each in ("probabilities", "truth", "objects", "grey"))
             given = ["--truth", t, "--objects", o, "--probabilities", p, "--output", folder / "scores"]
-            for command in (["predict", run, p, folder / "predicted.zarr"], ["segment", p, o], ["evaluate", *given]):
+            for command in (["predict", run, g, folder / "predicted.zarr"], ["segment", p, o], ["evaluate", *given]):
                 if command[0] not in wanted:
                     continue
                 mebibytes, seconds = peak(*command)
