@@ -28,8 +28,8 @@ FORMS = "local:N, tcp://HOST:8786, or a YAML file (configs/clusters/)"
 # (cluster.LOSSES) and computes its blocks one by one.
 SCHEDULER = {"distributed.scheduler.allowed-failures": 4}
 
-# dask sets MALLOC_TRIM_THRESHOLD_, with which glibc returns each large tensor to the system as it is freed and fetches it
-# anew, page by page, for the next one: a block then takes 1.3 times as long (docs/performance.md).
+# dask sets MALLOC_TRIM_THRESHOLD_, with which glibc returns each large tensor to the system as it is freed and fetches
+# it anew, page by page, for the next one: a block then takes 1.3 times as long (docs/performance.md).
 MEMORY: dict[str, Any] = {"distributed.nanny.pre-spawn-environ": {}}
 
 PATIENCE = "20s"  # for a scheduler's answer
