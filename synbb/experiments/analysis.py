@@ -32,13 +32,14 @@ def comparison_of(study: StudySettings, planned: list[PlannedRun], table: RunTab
     if not rows:
         raise SynbbError(f"{table.path}: no run of this study is finished, so there is nothing to analyse")
     evidence = {each.cell: each.evidence for each in planned if each.cell in rows and each.evidence.is_file()}
+    counts = {cell: load_resampled(file) for cell, file in evidence.items()}
+    # What one row has counts for is a score of all of them, whether or not theirs are here.
+    names = dict.fromkeys(filter(None, (row.get("main") for row in rows.values())))
+    names |= dict.fromkeys(name for each in counts.values() for name in each)
     points: dict[Cell, dict[str, Point]] = {}
-    names: dict[str, None] = {}
     for cell, row in rows.items():
-        counts = load_resampled(evidence[cell]) if cell in evidence else {}
-        names |= dict.fromkeys([*filter(None, [row.get("main")]), *counts])
         points[cell] = points_of(row, [name for name in row if name in names])
-        for name, each in counts.items():
+        for name, each in counts.get(cell, {}).items():
             if name in points[cell]:
                 points[cell][name] = Point(points[cell][name].score, each)
     if not names:

@@ -1,0 +1,37 @@
+"""Scores of a study whose counts are partly on another machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from synbb.experiments.analysis import comparison_of
+from synbb.experiments.config import StudySettings
+from synbb.experiments.plan import plan
+from synbb.pruning.resampling import Resampled, save_resampled
+from synbb.pruning.rows import RunTable
+from synbb.schema import validated
+
+
+def test_a_score_of_which_some_rows_have_counts_is_a_score_of_all(tmp_path: Path) -> None:
+    values = {
+        "run": {"task": "toy_task:Points", "data": {}, "training": {"steps": 30}},
+        "methods": {"dense": {"method": "none"}, "random": {"method": "random"}},
+        "densities": [0.5],
+        "seeds": [0, 1],
+        "reference": "random",
+    }
+    study = validated(StudySettings, values, "study")
+    planned = plan(study, tmp_path, "study")
+    table = RunTable(tmp_path / "runs.csv")
+    for number, run in enumerate(planned):
+        row = {"main": "accuracy", "accuracy": 0.5 + 0.1 * number, "f1": 0.25 * number, "seconds": 3}
+        table.append(run.cell, run.config_hash, row)
+    last = planned[-1]
+    save_resampled(last.evidence, {"f1": Resampled("f1", {"objects": np.ones((4, 3), np.int64)})})
+    found = comparison_of(study, planned, table)
+    assert list(found.scores) == ["accuracy", "f1"]
+    assert {name for points in found.points.values() for name in points} == {"accuracy", "f1"}
+    assert all("f1" in points for points in found.points.values()), "rows that came before the counts as well"
+    assert found.points[last.cell]["f1"].counts is not None
