@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from stages import Stages, call, get_dataset, say, train
+from stages import Datasets, Overrides, RunFolder, Stages, call, get_dataset, say, train
 from synbb.evaluation.run_report import in_words
 from synbb.prediction import evaluate_run, predict_files
 from synbb.training import load_config
@@ -26,11 +26,9 @@ from synbb.training.checkpoint import file_sha256
 
 def main(
     config: Annotated[Path, typer.Argument(help="Settings of the run; see configs/faces/.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder of the run; runs/<name of the config> by default.")
-    ] = None,
-    to: Annotated[Path, typer.Option(help="Folder of all datasets.")] = Path("data"),
+    overrides: Overrides = None,
+    output: RunFolder = None,
+    to: Datasets = Path("data"),
 ) -> None:
     """Fetch, train, evaluate and embed; skip what is current."""
     settings = load_config(config, overrides or [])

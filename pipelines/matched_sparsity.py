@@ -15,18 +15,18 @@ from typing import Annotated
 
 import typer
 
-from stages import call, get_dataset, say
+from stages import Datasets, Overrides, call, get_dataset, say
 from synbb.experiments import compare, load_study
 
 
 def main(
     config: Annotated[Path, typer.Argument(help="Settings of the study; see configs/compare/.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    overrides: Overrides = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder of the study; runs/compare/<name of the config> by default.")
     ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; by default one a GPU, else one.")] = None,
-    to: Annotated[Path, typer.Option(help="Folder of all datasets.")] = Path("data"),
+    to: Datasets = Path("data"),
 ) -> None:
     """Fetch the data, compare the methods, show what came out."""
     study = load_study(config, overrides or [])

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +17,10 @@ from synbb.datasets import fetch
 from synbb.errors import SynbbError
 from synbb.training import leads, start
 from synbb.training.checkpoint import write_json
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")]
+RunFolder = Annotated[Path | None, typer.Option(help="Folder of the run; runs/<name of the config> by default.")]
+Datasets = Annotated[Path, typer.Option(help="Folder of all datasets.")]
 
 
 class Stages:

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stages import Stages, call, get_dataset, say, train
+from stages import Datasets, Overrides, RunFolder, Stages, call, get_dataset, say, train
 from synbb.cli.console import console, progress
 from synbb.errors import SynbbError
 from synbb.evaluation import evaluate_volumes
@@ -31,11 +31,9 @@ from synbb.volumes import Box, open_volume, placement
 
 def main(
     config: Annotated[Path, typer.Argument(help="Settings of the run; see configs/synapse/.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder of the run; runs/<name of the config> by default.")
-    ] = None,
-    to: Annotated[Path, typer.Option(help="Folder of all datasets.")] = Path("data"),
+    overrides: Overrides = None,
+    output: RunFolder = None,
+    to: Datasets = Path("data"),
 ) -> None:
     """Fetch, train, predict, segment and evaluate; skip what is current."""
     settings = load_config(config, overrides or [])

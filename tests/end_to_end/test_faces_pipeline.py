@@ -3,29 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-
-ROOT = Path(__file__).parents[2]
-
-
-def call(folder: Path, *arguments: object) -> str:
-    ended = subprocess.run(
-        [sys.executable, str(ROOT / "pipelines" / "faces.py"), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "Traceback" not in ended.stderr
-    return ended.stdout
+from pipeline_call import ROOT, call
 
 
 @pytest.mark.slow
@@ -33,7 +15,7 @@ def test_pipeline_on_drawn_people(tmp_path: Path) -> None:
     config = yaml.safe_load((ROOT / "configs" / "faces" / "phantom-faces.yaml").read_text())
     config["training"] |= {"steps": 80, "validate_every": 80, "checkpoint_every": 40}
     (tmp_path / "people.yaml").write_text(yaml.safe_dump(config))
-    said = call(tmp_path, "people.yaml")
+    said = call("faces", tmp_path, "people.yaml")
     run = tmp_path / "runs" / "people"
     scores = json.loads((run / "evaluation" / "scores.json").read_text())
     found = scores["scores"]["rank_1"]["value"]
@@ -42,7 +24,7 @@ def test_pipeline_on_drawn_people(tmp_path: Path) -> None:
     assert f"rank-1 identification {found:.3f}\n" in said
     assert len((run / "embeddings-phantom-faces.csv").read_text().splitlines()) == 201
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    again = call(tmp_path, "people.yaml")
+    again = call("faces", tmp_path, "people.yaml")
     assert again.count("current") == 4
     assert f"rank-1 identification {found:.3f} (scored before)" in again
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pipeline_call import call
 from tiny import grey_and_labels, settings, write_config, write_volume
 
 from synbb.volumes import open_volume
 
-PIPELINE = Path(__file__).parents[2] / "pipelines" / "synapse.py"
 SHAPE = (8, 96, 64)
-
-
-def call(folder: Path, *arguments: object) -> str:
-    ended = subprocess.run(
-        [sys.executable, str(PIPELINE), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "Traceback" not in ended.stderr
-    return ended.stdout
 
 
 def snapshot(folder: Path) -> dict[str, int]:
@@ -47,7 +31,7 @@ def test_pipeline_on_a_tiny_volume(tmp_path: Path) -> None:
     config = write_config(
         tmp_path, data__volumes=volumes, training__steps=50, training__validate_every=50, training__learning_rate=0.02
     )
-    said = call(tmp_path, config)
+    said = call("synapse", tmp_path, config)
     run = tmp_path / "runs" / "tiny"
     results = run / "test"
     for name in ("probabilities.zarr", "synapses.zarr", "synapses.csv", "evaluation/report.html"):
@@ -70,7 +54,7 @@ def test_pipeline_on_a_tiny_volume(tmp_path: Path) -> None:
     assert len(rows) == len(np.unique(found.read(found.box))) - 1
     assert "PR-AUC" in said
     before = snapshot(tmp_path)
-    again = call(tmp_path, config)
+    again = call("synapse", tmp_path, config)
     for stage in ("train", "predict test", "segment test", "evaluate test"):
         assert f"{stage}: current" in again
     assert snapshot(tmp_path) == before
