@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -44,7 +45,8 @@ def command(
         port=port,
         complain=lambda text: errors.print(f"synbb: {text}", markup=False),
     )
-    with session:
+    # Ctrl-C is how it ends, from the moment on at which the address can be read: before it waits, too.
+    with suppress(KeyboardInterrupt), session:
         for each in session.shown:
             console.print(f"{each.name}: {each.kind}, {each.volume.path}", markup=False)
         for note in session.notes:

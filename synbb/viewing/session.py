@@ -69,11 +69,8 @@ class Session:
             webbrowser.open(self.address)
 
     def wait(self) -> None:
-        """Let it run until Ctrl-C."""
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            return
+        """Let it run until Ctrl-C, which is raised here as KeyboardInterrupt."""
+        threading.Event().wait()
 
     def close(self) -> None:
         """Stop the server; what the browser still waits for is dropped."""

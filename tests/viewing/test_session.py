@@ -184,3 +184,12 @@ def test_it_runs_until_it_is_interrupted(grey):
         watchdog.cancel()
         process.kill()
     assert (process.returncode, out, error) == (0, "closed\n", "")
+
+
+def test_ctrl_c_before_it_waits_ends_it_likewise(grey, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("synbb.viewing.session.Session.browse", interrupted)
+    result = CliRunner().invoke(app, ["view", grey])
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "closed")
