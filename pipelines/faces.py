@@ -11,17 +11,13 @@ downloaded.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from stages import Datasets, Overrides, RunFolder, Stages, call, get_dataset, say, train
-from synbb.evaluation.run_report import in_words
-from synbb.prediction import evaluate_run, predict_files
+from stages import Datasets, Overrides, RunFolder, Stages, call, evaluate, get_dataset, predict, train
 from synbb.training import load_config
-from synbb.training.checkpoint import file_sha256
 
 
 def main(
@@ -43,34 +39,13 @@ def main(
     stages.run("train", settings.plain(), [run / "weights/last.safetensors"], lambda: train(config, overrides, run))
 
     # 3. Scores on the test split of the config: who is who, and are two images of one person.
-    inputs = {"weights": file_sha256(run / "weights/last.safetensors")}
-    scores = run / "evaluation"
-    fresh = stages.run(
-        "evaluate",
-        inputs,
-        [scores / "scores.json", scores / "report.html"],
-        lambda: evaluate(run, scores),
-    )
+    tell_scores = evaluate(stages, run)
 
     # 4. Embeddings of every image of the folders that were scored, for whatever comes next.
     for folder in dict.fromkeys(entry.folder for entry in settings.data.images if entry.split == "test"):
-        table = run / f"embeddings-{Path(folder).name}.csv"
-        stages.run(
-            f"embed {folder}",
-            {**inputs, "folder": folder},
-            [table],
-            lambda folder=folder, table=table: predict_files(run, Path(folder), table, say=say),  # type: ignore[misc]
-        )
+        predict(stages, run, f"embed {folder}", Path(folder), run / f"embeddings-{Path(folder).name}.csv")
 
-    found = json.loads((scores / "scores.json").read_text())
-    figure = found["scores"][found["main"]]
-    say(f"{in_words(found['main'])} {figure['value']:.3f}{'' if fresh else ' (scored before)'}")
-    say(f"report  {scores / 'report.html'}")
-
-
-def evaluate(run: Path, output: Path) -> None:
-    """Score the last weights on the test split."""
-    evaluate_run(run, output, say=say)
+    tell_scores()
 
 
 if __name__ == "__main__":

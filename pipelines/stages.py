@@ -15,8 +15,10 @@ import typer
 from synbb.cli.console import console, errors, progress
 from synbb.datasets import fetch
 from synbb.errors import SynbbError
+from synbb.evaluation.run_report import in_words
+from synbb.prediction import evaluate_run, predict_files
 from synbb.training import leads, start
-from synbb.training.checkpoint import write_json
+from synbb.training.checkpoint import file_sha256, write_json
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")]
 RunFolder = Annotated[Path | None, typer.Option(help="Folder of the run; runs/<name of the config> by default.")]
@@ -63,6 +65,39 @@ def train(config: Path, overrides: list[str] | None, run: Path) -> None:
         )
     if not leads():  # a process that training started for a further device: the rest is done once
         sys.exit(0)
+
+
+def evaluate(stages: Stages, run: Path) -> Callable[[], None]:
+    """Score the last weights on the test split; returns what tells the main figure at the end."""
+    scores = run / "evaluation"
+    fresh = stages.run(
+        "evaluate",
+        {"weights": file_sha256(run / "weights/last.safetensors")},
+        [scores / "scores.json", scores / "report.html"],
+        lambda: none_of(evaluate_run(run, scores, say=say)),
+    )
+
+    def tell() -> None:
+        found = json.loads((scores / "scores.json").read_text())
+        figure = found["scores"][found["main"]]
+        say(f"{in_words(found['main'])} {figure['value']:.3f}{'' if fresh else ' (scored before)'}")
+        say(f"report  {scores / 'report.html'}")
+
+    return tell
+
+
+def none_of(_: object) -> None:
+    """For stages whose result lies in files."""
+
+
+def predict(stages: Stages, run: Path, name: str, source: Path, table: Path) -> None:
+    """Predict the files of ``source`` into a table."""
+    stages.run(
+        name,
+        {"weights": file_sha256(run / "weights/last.safetensors"), "source": str(source)},
+        [table],
+        lambda: predict_files(run, source, table, say=say),
+    )
 
 
 def say(line: str) -> None:

@@ -122,3 +122,39 @@ def make_phantom_faces(
     spec = FacePhantom(identities, images, (pixels[0], pixels[1]), seed, noise, light)
     write_phantom_faces(folder, spec, overwrite=overwrite)
     console.print(f"{folder}: {identities} identities x {images} images of {pixels[0]} x {pixels[1]} pixels")
+
+
+@app.command("phantom-speech")
+def make_phantom_speech(
+    folder: Annotated[Path, typer.Argument(help="Folder to create.")],
+    speakers: Annotated[int, typer.Option(help="Number of people.")] = 20,
+    utterances: Annotated[int, typer.Option(help="Utterances of each.")] = 20,
+    words: Annotated[str, typer.Option(help="Fewest and most words of an utterance.")] = "2,4",
+    vocabulary: Annotated[int, typer.Option(help="Number of different words.")] = 30,
+    snr: Annotated[float, typer.Option(help="How much louder speech is than the background noise, dB.")] = 15.0,
+    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+) -> None:
+    """Speak made-up words with voices of people who do not exist, a folder each, with transcripts."""
+    from synbb.cli.values import integers
+    from synbb.datasets.phantom_speech import SpeechPhantom, write_phantom_speech
+    from synbb.errors import SynbbError
+
+    ends = integers(words, "--words")
+    if len(ends) != 2 or not 1 <= ends[0] <= ends[1]:
+        raise SynbbError(f"--words {words!r} must be the fewest and the most words, for example 2,4")
+    spec = SpeechPhantom.from_dict(
+        {
+            "speakers": speakers,
+            "utterances": utterances,
+            "words": ends,
+            "vocabulary": vocabulary,
+            "snr": snr,
+            "seed": seed,
+        }
+    )
+    with progress("phantom speech", "utterances") as report:
+        write_phantom_speech(folder, spec, overwrite=overwrite, progress=report)
+    console.print(
+        f"{folder}: {speakers} speakers x {utterances} utterances of {ends[0]} to {ends[1]} words", markup=False
+    )

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
-    volume: Annotated[str, typer.Argument(metavar="INPUT", help="Volume to predict; for faces a folder of images.")],
+    volume: Annotated[
+        str,
+        typer.Argument(metavar="INPUT", help="Volume to predict; for faces a folder of images, for speech of audio."),
+    ],
     output: Annotated[
         Path | None,
         typer.Argument(metavar="OUTPUT", help="Probabilities (OUTPUT.zarr), written block by block; else a CSV."),
@@ -104,8 +107,8 @@ def command(
 ) -> None:
     """Predict synapse probabilities over a volume of any size; started again, it does only what is missing.
 
-    With a run on faces INPUT is a folder of images, OUTPUT a CSV of embeddings; of the options --weights, --device and
-    --allow-unfinished then apply.
+    With a run on faces or speech INPUT is a folder of images or audio, or one file, OUTPUT a CSV of embeddings or
+    transcripts; of the options --weights, --device and --allow-unfinished then apply.
     """
     from synbb.cli import segment as segmenting
     from synbb.cli.console import console, progress

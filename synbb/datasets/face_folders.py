@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from synbb.datasets.ordering import natural
 from synbb.errors import SynbbError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 ENDINGS = frozenset({".png", ".pgm", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 _LIGHT = re.compile(r"A([+-]\d{3})E([+-]\d{2})")
@@ -60,11 +61,6 @@ def list_faces(folder: str | Path) -> list[FaceImage]:
             "IDENTITY/IMAGE.png"
         )
     return found
-
-
-def natural(paths: Iterable[Path]) -> list[Path]:
-    """By name, numbers in names by their value."""
-    return sorted(paths, key=lambda path: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", path.name)])
 
 
 def select(

@@ -18,12 +18,14 @@ from synbb.datasets.manifest import (
     FolderTree,
     Phantom,
     PhantomFaces,
+    PhantomSpeech,
     SectionStacks,
     find_dataset,
     load_manifest,
 )
 from synbb.datasets.phantom import PhantomSpec, read_spec, render, write_phantom
 from synbb.datasets.phantom_faces import FacePhantom, verify_phantom_faces, write_phantom_faces
+from synbb.datasets.phantom_speech import SpeechPhantom, verify_phantom_speech, write_phantom_speech
 from synbb.datasets.sections import import_sections, section_files, verify_sections
 from synbb.datasets.staging import staged_folder
 from synbb.errors import SynbbError
@@ -67,7 +69,7 @@ def fetch(
         source: folder with upstream's files; without it they are downloaded where upstream offers plain files.
         to: folder of all datasets.
         manifest: datasets by name; by default those of this installation.
-        progress: told (done, total) while files are downloaded or voxels made.
+        progress: told (done, total) while files are downloaded, voxels or utterances made.
 
     Raises:
         SynbbError: unknown name, missing, damaged or wrong files, an address that cannot be reached, or something else
@@ -80,11 +82,14 @@ def fetch(
     folder = Path(to) / name
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         return Fetched(folder, True, tuple(_verify(dataset, folder)))
-    if source is not None and isinstance(dataset, Phantom | PhantomFaces):
+    if source is not None and isinstance(dataset, Phantom | PhantomFaces | PhantomSpeech):
         raise SynbbError(f"{name}: synbb makes this dataset itself; leave out --from {source}")
     if isinstance(dataset, PhantomFaces):
         write_phantom_faces(folder, FacePhantom.from_dict(dataset.spec))
         return Fetched(folder, False, ("one folder of images an identity",))
+    if isinstance(dataset, PhantomSpeech):
+        write_phantom_speech(folder, SpeechPhantom.from_dict(dataset.spec), progress=progress)
+        return Fetched(folder, False, ("one folder of recordings a speaker, transcripts.csv, phantom.yaml",))
     if isinstance(dataset, Phantom):
         write_phantom(folder, PhantomSpec.from_dict(dataset.spec), progress=progress)
         return Fetched(folder, False, ("raw.zarr, synapses.zarr, synapses.csv, phantom.yaml",))
@@ -146,6 +151,9 @@ def _verify(dataset: Dataset, folder: Path) -> list[str]:
         case PhantomFaces():
             count = verify_phantom_faces(folder, FacePhantom.from_dict(dataset.spec))
             return [f"{count} images: every pixel as the spec gives it"]
+        case PhantomSpeech():
+            count = verify_phantom_speech(folder, SpeechPhantom.from_dict(dataset.spec))
+            return [f"{count} utterances: every sample and word as the spec gives it"]
 
 
 def _verify_phantom(folder: Path) -> list[str]:

@@ -158,13 +158,25 @@ class PhantomFaces(_Dataset):
     spec: dict[str, Any] = Field(default_factory=dict)
 
 
-Dataset = SectionStacks | CremiFiles | FolderTree | Phantom | PhantomFaces
+class PhantomSpeech(_Dataset):
+    """Speech that the project makes itself.
+
+    Attributes:
+        spec: keys of ``SpeechPhantom`` that differ from its defaults.
+    """
+
+    kind: Literal["phantom speech"]
+    spec: dict[str, Any] = Field(default_factory=dict)
+
+
+Dataset = SectionStacks | CremiFiles | FolderTree | Phantom | PhantomFaces | PhantomSpeech
 _KINDS: dict[str, type[_Dataset]] = {
     "section stacks": SectionStacks,
     "cremi": CremiFiles,
     "folder": FolderTree,
     "phantom": Phantom,
     "phantom faces": PhantomFaces,
+    "phantom speech": PhantomSpeech,
 }
 
 
@@ -227,5 +239,5 @@ def _dataset(where: str, record: Any) -> Dataset:
     if not isinstance(kind, str) or kind not in _KINDS:
         raise SynbbError(f"{where}: kind is {kind!r}{nearest(str(kind), list(_KINDS))}")
     found = validated(_KINDS[kind], record, where)
-    assert isinstance(found, SectionStacks | CremiFiles | FolderTree | Phantom | PhantomFaces)
+    assert isinstance(found, SectionStacks | CremiFiles | FolderTree | Phantom | PhantomFaces | PhantomSpeech)
     return found

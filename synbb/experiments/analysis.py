@@ -9,7 +9,7 @@ from synbb.experiments.config import StudySettings
 from synbb.experiments.plan import PlannedRun
 from synbb.pruning.comparison import Comparison, points_of, realised_of
 from synbb.pruning.paired import Point
-from synbb.pruning.resampling import load_resampled
+from synbb.pruning.resampling import SMALLER_IS_BETTER, load_resampled
 from synbb.pruning.rows import Cell, Row, RunTable
 
 
@@ -51,6 +51,9 @@ def comparison_of(study: StudySettings, planned: list[PlannedRun], table: RunTab
         reference=study.reference,
         own={name: own for name in study.methods if (own := study.own_density(name)) is not None},
         realised=realised_of(rows),
+        smaller_is_better=frozenset(
+            name for each in counts.values() for name, of in each.items() if of.kind in SMALLER_IS_BETTER
+        ),
     )
 
 

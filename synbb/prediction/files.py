@@ -67,6 +67,8 @@ def predict_files(
     if table.skipped:
         more = f"; and {len(table.skipped) - SHOWN} more" if len(table.skipped) > SHOWN else ""
         say(f"{len(table.skipped)} files left out: {'; '.join(table.skipped[:SHOWN])}{more}")
+    for note in table.notes:
+        say(note)
     say(f"{len(table.rows)} files in {output}")
     facts = trained.run.data_facts()
     for key in ("licence", "citation"):

@@ -5,6 +5,7 @@ from synbb.pruning.comparison import Comparison, compare
 from synbb.pruning.diagnostics import LayerReport, PruningReport, report
 from synbb.pruning.evidence import Evidence
 from synbb.pruning.masks import apply_masks, load_masks, save_masks
+from synbb.pruning.observing import Valid
 from synbb.pruning.pruner import Pruner
 from synbb.pruning.rivals import FixedMask, Magnitude, RandomMask, RigL, Scored
 from synbb.pruning.schedule import CubicSchedule, Waypoints
@@ -25,6 +26,7 @@ __all__ = [
     "RandomMask",
     "RigL",
     "Scored",
+    "Valid",
     "Waypoints",
     "Wiring",
     "apply_masks",

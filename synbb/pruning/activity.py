@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, distributed, nn
 
 from synbb.errors import SynbbError
-from synbb.pruning.observing import Observers, ValidMask
+from synbb.pruning.observing import Observers, ValidMasks
 from synbb.pruning.statistics import SUMS, check_statistic, is_count, rates, statistic_of, sums
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from synbb.pruning.observing import Valid
     from synbb.pruning.statistics import Array
     from synbb.pruning.wiring import UnitGroup
 
@@ -64,7 +65,7 @@ class OnRates:
         self._steps = 0
         self._sums = [np.zeros((SUMS[s], g.size)) for s, g in zip(self._statistics, self._groups, strict=True)]
         self._total = np.zeros(len(self._groups))
-        self._mask: ValidMask | None = None
+        self._masks = ValidMasks(None, self._groups)
         self.discard()
         self._observers = Observers(
             model,
@@ -78,17 +79,21 @@ class OnRates:
         self._observers.close()
 
     @contextmanager
-    def valid(self, mask: Tensor | None) -> Iterator[None]:
+    def valid(self, mask: Valid) -> Iterator[None]:
         """Count only positions where ``mask`` is true within the context.
 
         Args:
-            mask: bool, shape (batch, 1, *space) or (batch, *space); resized to coarser levels by majority.
+            mask: bool, shape (batch, 1, *space) or (batch, *space), resized to coarser levels by majority; or such
+                masks by patterns of module names, as :data:`synbb.pruning.observing.Valid` says.
+
+        Raises:
+            SynbbError: a mask is no tensor; or, within the context, does not fit the units that it is for.
         """
-        self._mask = None if mask is None else ValidMask(mask)
+        self._masks = ValidMasks(mask, self._groups)
         try:
             yield
         finally:
-            self._mask = None
+            self._masks = ValidMasks(None, self._groups)
 
     def commit(self) -> None:
         """End an optimiser step: fold what was counted since the last one into the moving averages.
@@ -198,12 +203,11 @@ class OnRates:
 
     @torch.no_grad()
     def _see(self, number: int, values: Tensor, axis: int) -> None:
-        positions, valid = values.numel() // values.shape[axis], None
-        if self._mask is not None:
-            valid, positions = self._mask.at(values.shape, axis)
-        found = sums(self._statistics[number], values, axis, valid)
+        found = self._masks.at(number, values.shape, axis)
+        valid, positions = (None, values.numel() // values.shape[axis]) if found is None else found
+        seen = sums(self._statistics[number], values, axis, valid)
         known = self._pending.get(number)
-        self._pending[number] = found if known is None else known + found
+        self._pending[number] = seen if known is None else known + seen
         self._positions[number] += positions
 
     def _summed(self) -> tuple[list[np.ndarray], np.ndarray]:

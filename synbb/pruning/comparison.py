@@ -42,6 +42,7 @@ class Comparison:
         reference: the method that the others are compared with.
         own: method → the density that it was run at instead of all densities (1 for an unpruned one).
         realised: run → realised density.
+        smaller_is_better: scores of which the lower one is better.
     """
 
     points: Mapping[Cell, Mapping[str, Point]]
@@ -50,6 +51,7 @@ class Comparison:
     reference: str
     own: Mapping[str, float]
     realised: Mapping[Cell, float]
+    smaller_is_better: frozenset[str] = frozenset()
 
     @property
     def scores(self) -> list[str]:
@@ -94,6 +96,7 @@ class Comparison:
                     again = {method, self.reference} <= self.own.keys() and density != self.densities[0]
                     if method != self.reference and not again:
                         each = drawn.difference(self.at(method, density, score), theirs)
+                        each = replace(each, smaller_is_better=score in self.smaller_is_better)
                         family.append(Compared(score, density, method, each))
             adjusted = holm([each.difference for each in family])
             found += [replace(each, difference=d) for each, d in zip(family, adjusted, strict=True)]
@@ -179,6 +182,7 @@ def compare(
     densities: Sequence[float],
     seeds: Sequence[int],
     reference: str,
+    smaller_is_better: Sequence[str] = (),
     table: str | Path | None = None,
     version: str = "",
     say: Callable[[str], None] | None = None,
@@ -206,6 +210,7 @@ def compare(
         densities: each in (0, 1].
         seeds: at least five for intervals.
         reference: name of the method that the others are compared with.
+        smaller_is_better: scores of which the lower one is better; of all others the higher one is.
         table: CSV of finished runs; rows that it holds are not run again. In memory when None.
         version: any text; change it when ``train_fn`` or a method has changed, so that old rows do not count.
         say: called with a line for each finished run.
@@ -246,6 +251,7 @@ def compare(
         reference=reference,
         own=own,
         realised=realised_of(found),
+        smaller_is_better=frozenset(smaller_is_better),
     )
 
 

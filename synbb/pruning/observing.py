@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -14,6 +16,15 @@ if TYPE_CHECKING:
     import torch
 
     from synbb.pruning.wiring import UnitGroup
+
+Valid = Tensor | Mapping[str, Tensor | None] | None
+"""Positions that count: one mask for all units, masks by patterns of module names, or None where all positions do.
+
+A mask is bool, shape (batch, 1, *space) or (batch, *space). Of a mapping, units take the first mask whose pattern
+(``*`` matches anything) fits the module at which they are seen (:class:`synbb.pruning.wiring.Observer`); where its
+value is None, or no pattern fits, all positions count. So an encoder's frames and a decoder's tokens can each have
+their own: ``{"decoder*": tokens, "*": frames}``.
+"""
 
 
 class Observers:
@@ -81,14 +92,50 @@ class Observers:
                 self._see(number, values if whole else values.narrow(axis, group.observer.start, group.size), axis)
 
 
+class ValidMasks:
+    """Positions that count, for each group of units.
+
+    Args:
+        valid: as :data:`Valid` says.
+        groups: the unit groups of :func:`synbb.pruning.tracing.trace`.
+
+    Raises:
+        SynbbError: a mask is no tensor.
+    """
+
+    def __init__(self, valid: Valid, groups: Sequence[UnitGroup]) -> None:
+        given = valid if isinstance(valid, Mapping) else {"*": valid}
+        self._groups = groups
+        self._masks = [(pattern, None if mask is None else ValidMask(mask)) for pattern, mask in given.items()]
+
+    def at(self, number: int, shape: torch.Size, axis: int) -> tuple[Tensor, int] | None:
+        """:meth:`ValidMask.at` of the mask of group ``number``; None where all positions count.
+
+        Raises:
+            SynbbError: the mask has another batch or other axes.
+        """
+        observer = self._groups[number].observer
+        module = "" if observer is None else observer.module
+        mask = next((mask for pattern, mask in self._masks if fnmatchcase(module, pattern)), None)
+        return None if mask is None else mask.at(shape, axis)
+
+
 class ValidMask:
     """Positions that count, at the resolution of any layer.
 
     Args:
         mask: bool, shape (batch, 1, *space) or (batch, *space); resized to coarser levels by majority.
+
+    Raises:
+        SynbbError: it is no tensor.
     """
 
     def __init__(self, mask: Tensor) -> None:
+        if not isinstance(mask, Tensor):
+            raise SynbbError(
+                f"valid mask of type {type(mask).__name__} is no tensor; give bool (batch, 1, *space), or a mapping of "
+                "patterns of module names to such masks"
+            )
         self._mask = mask
         self._known: dict[tuple[int, ...], tuple[Tensor, int]] = {}
 

@@ -115,20 +115,42 @@ class Channels:
         return Lost(frozenset().union(*self.origins) | self.lost.origins, self.lost.operations)
 
 
-Known = Channels | Lost
+@dataclass(frozen=True)
+class Split:
+    """Origins of channels that stand on several axes, as those of attention's heads do.
+
+    Attributes:
+        numbers: int64, number of the channel at each place: of the tensor's rank, with size 1 along axes that hold no
+            channels.
+        origins: of each channel, by number.
+        fidelity: as :class:`Channels` has it.
+        lost: likewise.
+    """
+
+    numbers: Tensor
+    origins: tuple[frozenset[Origin], ...]
+    fidelity: Fidelity = CHANGED
+    lost: Lost = NOTHING_LOST
+
+    def everything(self) -> Lost:
+        """All origins as one set."""
+        return Lost(frozenset().union(*self.origins) | self.lost.origins, self.lost.operations)
+
+
+Known = Channels | Split | Lost
 Source = tuple[Tensor, Known]
 
 
 def lose(operation: str, sources: Sequence[Known]) -> Lost:
     """What is left to say after ``operation`` has mixed ``sources`` in a way no rule here knows."""
     gathered = gather(sources)
-    hid = any(isinstance(each, Channels) for each in sources)  # what was lost before was lost by another one
+    hid = any(not isinstance(each, Lost) for each in sources)  # what was lost before was lost by another one
     return Lost(gathered.origins, tuple(dict.fromkeys((*gathered.operations, *[operation] * hid))))
 
 
 def gather(sources: Iterable[Known]) -> Lost:
     """The origins of all ``sources`` as one set."""
-    parts = [each.everything() if isinstance(each, Channels) else each for each in sources]
+    parts = [each if isinstance(each, Lost) else each.everything() for each in sources]
     operations = dict.fromkeys(name for part in parts for name in part.operations)
     return Lost(frozenset().union(*(part.origins for part in parts)), tuple(operations))
 

@@ -71,6 +71,7 @@ class Difference:
         folds: folds.
         units: held-out units that were drawn, by name; empty when only seeds were.
         comparisons: size of the family.
+        smaller_is_better: whether the lower score is the better one, as of error rates.
     """
 
     mean: float
@@ -83,6 +84,7 @@ class Difference:
     units: dict[str, int]
     p_adjusted: float | None = None
     comparisons: int = 1
+    smaller_is_better: bool = False
 
     @property
     def verdict(self) -> str:
@@ -91,7 +93,9 @@ class Difference:
             return f"no claim: {self.seeds} paired seeds"
         if self.p_adjusted is None:
             return "no claim"
-        return "no difference shown" if self.p_adjusted >= LEVEL else "ahead" if self.mean > 0 else "behind"
+        if self.p_adjusted >= LEVEL:
+            return "no difference shown"
+        return "ahead" if (self.mean > 0) != self.smaller_is_better else "behind"
 
 
 def summary(points: Points) -> Summary:

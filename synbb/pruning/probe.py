@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from synbb.pruning.balance import binary_entropy
-from synbb.pruning.observing import Observers, ValidMask
+from synbb.pruning.observing import Observers, ValidMasks
 from synbb.pruning.statistics import SUMS, check_statistic, rates, statistic_of, sums
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from torch import Tensor, nn
+    from torch import nn
 
+    from synbb.pruning.observing import Valid
     from synbb.pruning.statistics import Array, StatisticChoice
     from synbb.pruning.wiring import UnitGroup, Wiring
 
@@ -76,9 +78,9 @@ class ProbeReport:
 def probe(
     model: nn.Module,
     wiring: Wiring,
-    batches: Iterable[Tensor],
+    batches: Iterable[Tensor | Sequence[Any]],
     *,
-    valid: Iterable[Tensor | None] | None = None,
+    valid: Iterable[Valid] | None = None,
     statistic: str = "sign",
     positions: int = 4096,
     seed: int = 0,
@@ -92,8 +94,10 @@ def probe(
     Args:
         model: the network.
         wiring: of :func:`synbb.pruning.wiring.trace`.
-        batches: inputs, batch first, on the model's device.
-        valid: for each batch the positions that count, bool (batch, 1, *space), or None for all.
+        batches: inputs, batch first, on the model's device: each a tensor, or the positional arguments of ``model``,
+            of which the first one says how many samples they are.
+        valid: for each batch the positions that count: bool (batch, 1, *space), or None for all, or such masks by
+            patterns of module names, as :data:`synbb.pruning.observing.Valid` says.
         statistic: of :attr:`ProbeReport.rates`; everything else is at the one threshold h > 0.
         positions: sampled positions a group; bounds the memory.
         seed: of the sample.
@@ -105,7 +109,7 @@ def probe(
     now: dict[str, Any] = {}
 
     def see(number: int, values: Tensor, axis: int) -> None:
-        mask = None if now["mask"] is None else now["mask"].at(values.shape, axis)
+        mask = now["masks"].at(number, values.shape, axis)
         shape = tuple(size for dim, size in enumerate(values.shape) if dim != axis)
         if shape not in now["keys"]:
             now["keys"][shape] = np.random.default_rng([seed, now["batch"], *shape]).random(int(np.prod(shape)))
@@ -117,10 +121,11 @@ def probe(
     try:
         with _evaluating(model), torch.no_grad():
             for number, batch in enumerate(batches):
+                given = (batch,) if isinstance(batch, Tensor) else tuple(batch)
                 mask = next(masks) if masks is not None else None
-                now |= {"batch": number, "keys": {}, "mask": None if mask is None else ValidMask(mask)}
-                model(batch)
-                inputs += len(batch)
+                now |= {"batch": number, "keys": {}, "masks": ValidMasks(mask, wiring.groups)}
+                model(*given)
+                inputs += len(given[0])
     finally:
         observers.close()
     return _report(taken, inputs)

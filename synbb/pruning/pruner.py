@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
     from synbb.pruning.balance import Floats
+    from synbb.pruning.observing import Valid
 
 
 class Pruner(ABC):
@@ -61,7 +62,8 @@ class Pruner(ABC):
             layers (they read the network's input alone) and the head (its output leaves the network with no activation
             between). Transposed convolutions are masked by default.
         exclude: patterns of layer names to leave unmasked.
-        per_consumer: patterns of layers whose input channels count as units of their own; for what cannot be traced.
+        per_consumer: patterns of layers whose input channels count as units of their own; for what cannot be traced,
+            and for channels without an activation, such as attention's values.
         statistic: how on-rates are measured: ``sign``, ``treves_rolls``, ``above_mean`` or ``auto``.
         gate: standard deviation of on-rates within layers below which methods that read them do not cut yet.
         decay: factor by which old activity counts shrink at each counted optimiser step.
@@ -291,8 +293,17 @@ class Pruner(ABC):
         return refreshed
 
     @contextmanager
-    def valid(self, mask: Tensor | None) -> Iterator[None]:
-        """Leave positions out of the on-rates where ``mask`` (bool, batch first) is false, within the context."""
+    def valid(self, mask: Valid) -> Iterator[None]:
+        """Leave positions out of the on-rates where ``mask`` is false, within the context.
+
+        Args:
+            mask: bool, shape (batch, 1, *space) or (batch, *space), resized to coarser levels by majority; or such
+                masks by patterns of the modules at which units are seen, ``{"decoder*": tokens, "*": frames}`` say: the
+                first pattern that fits counts, and all positions do where it says None or none fits.
+
+        Raises:
+            SynbbError: a mask is no tensor, or does not fit the units that it is for.
+        """
         with self.activity.valid(mask):
             yield
 

@@ -22,8 +22,19 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-SHAPES = {"average_precision": (2, None), "roc_auc": (2, None), "equal_error": (2, None), "f1": (3,), "ratio": (2,)}
+SHAPES = {
+    "average_precision": (2, None),
+    "roc_auc": (2, None),
+    "equal_error": (2, None),
+    "f1": (3,),
+    "ratio": (2,),
+    "error_rate": (2,),
+    "word_accuracy": (2,),
+}
 """Kind of score → shape of the counts of one unit; None is any length."""
+
+SMALLER_IS_BETTER = frozenset({"equal_error", "error_rate"})
+"""Kinds of which a lower score is the better one."""
 
 TOGETHER = 250
 """Bootstrap samples that are counted at once, to bound memory."""
@@ -36,7 +47,8 @@ class Resampled:
     Attributes:
         kind: ``average_precision``, ``roc_auc`` and ``equal_error`` (rate) of histograms (positives, negatives) x bins,
             lowest score first; ``f1`` of true positives, false positives, false negatives; ``ratio`` of numerator and
-            denominator.
+            denominator; ``error_rate`` of errors and reference words; ``word_accuracy``, 1 less that, which may be
+            negative.
         parts: name of the resampling unit → counts (units, *shape of the kind). Parts are summed.
 
     Raises:
@@ -118,7 +130,8 @@ def score_of(kind: str, totals: Floats) -> Floats:
         if kind == "f1":
             true, wrong, missed = totals.T
             return np.asarray(2 * true / (2 * true + wrong + missed))
-        return np.asarray(totals[:, 0] / totals[:, 1])
+        ratio = np.asarray(totals[:, 0] / totals[:, 1])
+        return 1 - ratio if kind == "word_accuracy" else ratio
 
 
 def _area(accepted: Floats) -> Floats:

@@ -2,11 +2,11 @@
 
 Every tensor of the pass is annotated with the origin of each of its channels. An origin is the network's input, a
 *unit* (one channel of an activation's output, METHOD §1) or a *layer output* that no activation has followed yet.
-:mod:`synbb.pruning.origins` says how calls without weights pass origins on. A weight layer reads units (they gain
-fan-out) and starts layer outputs; an activation turns what reaches it into new units, and the layer outputs among it
-are those units' fan-in. Identity paths thus add no connection. What cannot be followed is an error where it would make
-the degrees of units wrong; a layer that the caller names is then masked per consumer: by units of its own, its input's
-channels.
+:mod:`synbb.pruning.origins` and :mod:`synbb.pruning.attention` say how calls without weights pass origins on. A weight
+layer reads units (they gain fan-out) and starts layer outputs; an activation turns what reaches it into new units, and
+the layer outputs among it are those units' fan-in. Identity paths thus add no connection. What cannot be followed is an
+error where it would make the degrees of units wrong; a layer that the caller names is then masked per consumer: by
+units of its own, its input's channels.
 
 Module graphs are not enough for this: networks inline activations, reuse one activation module in several places and
 concatenate in plain Python. Watching function calls (``TorchFunctionMode``) sees them all, shared modules included.
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from synbb.errors import SynbbError
+from synbb.pruning.attention import follow, value_of
 from synbb.pruning.calls import (
     ACTIVATIONS,
     ALWAYS_ON,
@@ -47,7 +48,7 @@ from synbb.pruning.origins import (
     Lost,
     Origin,
     Source,
-    follow,
+    Split,
     gather,
     lose,
 )
@@ -98,9 +99,12 @@ class _Trace(TorchFunctionMode):
         self._hidden_reads: list[dict[str, None]] = []
         self._hidden_writes: list[dict[str, None]] = []
         self._consumers: dict[int, UnitGroup] = {}
-        self._read_on: set[tuple[str, int]] = (
-            set()
-        )  # layers, and calls with weights of their own, read with no unit between
+        self._consumed: dict[int, list[Known | None]] = {}  # what layers masked per consumer read, call by call
+        # Layers, and calls with weights of their own, that others read with no unit between; those of them that were
+        # read as part of a sum; and layers that steer an attention.
+        self._read_on: set[tuple[str, int]] = set()
+        self._read_in_sums: set[tuple[str, int]] = set()
+        self._steering: set[int] = set()
         self._foreign_calls = 0
         self._normed: dict[int, str] = {}
         self._calls: dict[str, int] = {}
@@ -159,7 +163,12 @@ class _Trace(TorchFunctionMode):
             if name == ATTENTION:
                 self.annotate(outputs[0], _alike(read, outputs[0], outputs[0].dim() - 1))
         else:
-            for output, known in zip(outputs, follow(name, args, kwargs, sources, shape, outputs), strict=True):
+            found = follow(func, name, args, kwargs, sources, shape, outputs)
+            value = value_of(name, args, kwargs)
+            if value is not None and not isinstance(found[0], Lost):
+                steering = gather(known for tensor, known in sources if tensor is not value)
+                self._steering.update(each.owner for each in steering.origins if each.kind == "layer")
+            for output, known in zip(outputs, found, strict=True):
                 self.annotate(output, known)
         return result
 
@@ -170,15 +179,19 @@ class _Trace(TorchFunctionMode):
     def _foreign(self, name: str, sources: Sequence[Known]) -> Origin:
         """A call with weights that cannot be masked, such as fused attention, reads ``sources``."""
         behind = gather(sources)
-        self._passed_on(behind)
+        for source in sources:
+            self._passed_on(source)
         if any(origin.kind == "unit" for origin in behind.origins):
             self.untraced.update(dict.fromkeys((*behind.operations, name)))
         self._foreign_calls += 1
         return Origin("weights", self._foreign_calls, 0)
 
-    def _passed_on(self, behind: Lost) -> None:
-        """Weights read these origins, so that what they add to is a stream within the network."""
-        self._read_on.update((each.kind, each.owner) for each in behind.origins if each.kind in ("layer", "weights"))
+    def _passed_on(self, source: Known) -> None:
+        """Weights read this value, so that what it is added to is a stream within the network."""
+        for summed in _summed(source):
+            passed = {(kind, owner) for kind, owner in summed if kind in ("layer", "weights")}
+            self._read_on |= passed
+            self._read_in_sums |= passed if len(summed) > 1 else set()
 
     def _weight_layer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Known:
         given = args[0] if args else kwargs["input"]
@@ -194,15 +207,15 @@ class _Trace(TorchFunctionMode):
         layer = self.layers[number]
         inward = layer.kind == "conv_transpose"
         self._applied[number] += given.numel() // layer.in_channels if inward else output.numel() // layer.out_channels
-        if isinstance(source, Channels) and source.axis != axis:
+        if isinstance(source, Split) or (isinstance(source, Channels) and source.axis != axis):
             source = lose(name, [source])
         behind = gather([source]) if source is not None else None
         # A value of unknown origin (a constant, an embedding) is not the network's input.
         layer.reads_input_only &= behind is not None and {origin.kind for origin in behind.origins} == {"input"}
-        if behind is not None:
-            self._passed_on(behind)
+        if source is not None:
+            self._passed_on(source)
         if self.per_consumer(layer):
-            self._consumer(number, axis)
+            self._consumer(number, axis, source)
         else:
             for channel, origins in enumerate(source.origins if isinstance(source, Channels) else ()):
                 units = (self.groups[each.owner].first + each.channel for each in origins if each.kind == "unit")
@@ -235,9 +248,10 @@ class _Trace(TorchFunctionMode):
         """Whether the layer's input channels are to be units of their own."""
         return any(fnmatchcase(layer.name, pattern) for pattern in self._per_consumer)
 
-    def _consumer(self, number: int, axis: int) -> None:
+    def _consumer(self, number: int, axis: int, source: Known | None) -> None:
         """The input channels of a layer become units of their own: those of all its calls together."""
         layer = self.layers[number]
+        self._consumed.setdefault(number, []).append(source)
         seen = self._inputs.get(layer.name)
         if not isinstance(seen, Tensor) or seen.dim() <= axis or seen.shape[axis] != layer.in_channels:
             raise SynbbError(
@@ -264,7 +278,8 @@ class _Trace(TorchFunctionMode):
 
     def _activation(self, name: str, source: Known, rank: int, norm: str | None) -> Known:
         if not isinstance(source, Channels):  # there are units now, nobody knows in which channels
-            return Lost(source.origins | {HIDDEN_UNIT}, source.operations)
+            behind = lose(f"{name} of split channels", [source])
+            return Lost(behind.origins | {HIDDEN_UNIT}, behind.operations)
         number, size = len(self.groups), len(source.origins)
         writing = {self.layers[each.owner].name: self.layers[each.owner] for each in _layers(source.origins)}
         # A unit is named after the weights that write into it: activation modules are often shared.
@@ -325,6 +340,9 @@ class _Trace(TorchFunctionMode):
             known = self.known(tensor)
             if known is not None:
                 self._leaves(known)
+        for number, group in self._consumers.items():
+            for origin, unit in _outputs_read(self._consumed[number], group.first):
+                self._writes[origin.owner].add((origin.channel, unit))
         for number, layer in enumerate(self.layers):
             layer.reads, layer.writes = _pairs(self._reads[number]), _pairs(self._writes[number])
             layer.positions = -(-self._applied[number] // self._batch)
@@ -335,12 +353,13 @@ class _Trace(TorchFunctionMode):
 
     def _leaves(self, known: Known) -> None:
         """A value leaves the network: find the heads among the layers that it sums."""
-        lost = known.lost.origins if isinstance(known, Channels) else known.origins
-        for channel in known.origins if isinstance(known, Channels) else [frozenset[Origin]()]:
-            summed = {(each.kind, each.owner) for each in channel | lost if each.kind in ("layer", "weights")}
+        for origins in _summed(known):
+            summed = {(kind, owner) for kind, owner in origins if kind in ("layer", "weights")}
             for kind, owner in summed:
-                stream = (summed - {(kind, owner)}) & self._read_on
-                if kind == "layer" and not stream:
+                others = summed - {(kind, owner)}
+                # A branch of a stream: others read what it is added to, or what came of adding it.
+                branch = others & self._read_on or (others and (kind, owner) in self._read_in_sums)
+                if kind == "layer" and not branch and owner not in self._steering:
                     self.layers[owner].writes_output = True
 
     def _check(self) -> None:
@@ -401,9 +420,11 @@ def trace(
         example_inputs: one tensor or the positional arguments of ``model``.
         channel_axis: the channel axis of the input tensors (1 for images, the last one for sequences of features).
         per_consumer: patterns (``*`` matches anything) of layers whose input channels are to be units of their own:
-            each has the layer's connections for its fan-out and no fan-in, and is seen at the layer's input. For layers
-            that read units through what cannot be followed, and for channels that have no activation (transposed
-            convolutions, projections). The layer is then no consumer of any other unit.
+            each has the layer's connections for its fan-out and is seen at the layer's input. Where each of them is the
+            output of one layer and nothing else (attention's values), that layer's connections are its fan-in; else it
+            has none. For layers that read units through what cannot be followed, and for channels that have no
+            activation (transposed convolutions, projections, attention's values). The layer is then no consumer of any
+            other unit.
 
     Raises:
         SynbbError: the model has no activation, or no weight layer that reads a unit; which units a layer reads or
@@ -442,6 +463,29 @@ def trace(
 def _layers(channels: Iterable[frozenset[Origin]]) -> Iterator[Origin]:
     """The layer outputs among the origins of channels, in order."""
     return (origin for origins in channels for origin in sorted(origins) if origin.kind == "layer")
+
+
+def _summed(known: Known) -> Iterator[set[tuple[str, int]]]:
+    """Kind and owner of what each channel sums; of a lost value, of everything that it may sum."""
+    lost = known.origins if isinstance(known, Lost) else known.lost.origins
+    for channel in [frozenset[Origin]()] if isinstance(known, Lost) else known.origins:
+        yield {(origin.kind, origin.owner) for origin in channel | lost}
+
+
+def _outputs_read(read: Sequence[Known | None], first: int) -> set[tuple[Origin, int]]:
+    """(layer output, unit) of a layer masked per consumer, of which the units from ``first`` on are the input channels.
+
+    Nothing unless each channel of each value that it ``read`` is one layer output and nothing else.
+    """
+    found: set[tuple[Origin, int]] = set()
+    for source in read:
+        if not isinstance(source, Channels) or source.lost.origins:
+            return set()
+        for channel, origins in enumerate(source.origins):
+            if len(origins) != 1 or any(origin.kind != "layer" for origin in origins):
+                return set()
+            found.update((origin, first + channel) for origin in origins)
+    return found
 
 
 def _alike(origin: Origin, output: Tensor, axis: int) -> Channels:

@@ -69,7 +69,8 @@ class TracedLayer:
         writes_output: its output leaves the network with no activation or other layer between: a head. A branch that
             is added to a stream which other layers read, as in transformers, is none.
         reads: pairs (input channel, number of a unit that it carries), shape (2, n).
-        writes: pairs (output channel, number of a unit whose pre-activation it enters), shape (2, n).
+        writes: pairs (output channel, number of a unit whose pre-activation it enters, or which it is where a reader is
+            masked per consumer), shape (2, n).
         positions: multiplications by each weight for one sample, where a sample is one entry of the first axis of the
             traced input: output positions of convolutions (padding counts like any input), input positions of
             transposed ones, the product of all axes but batch and features for linear layers; summed over the layer's
@@ -110,8 +111,8 @@ class Wiring:
     """The units and weight layers of a network and how they connect.
 
     ``untraced`` names operations behind which connections of units are missing here that no mask should touch: calls
-    that read units through weights that cannot be masked (fused attention), and what could not be followed on the way
-    from a first layer or to a head. Anything worse is an error of :func:`trace`.
+    that read units through weights that cannot be masked (those of ``nn.MultiheadAttention``), and what could not be
+    followed on the way from a first layer or to a head. Anything worse is an error of :func:`trace`.
     """
 
     groups: list[UnitGroup]

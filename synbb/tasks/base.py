@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
 
 from synbb.pruning.resampling import Resampled
 
@@ -11,7 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from synbb.pruning.observing import Valid
+
+Inputs = Tensor | tuple[Tensor, ...]
+"""What a model reads, batch first: one tensor, or all its positional arguments."""
+
+
+def arguments(inputs: Inputs, device: Any) -> tuple[Tensor, ...]:
+    """The positional arguments of the model, on ``device``."""
+    given = inputs if isinstance(inputs, tuple) else (inputs,)
+    return tuple(each.to(device, non_blocking=True) for each in given)
 
 
 @dataclass(frozen=True)
@@ -19,20 +31,27 @@ class Batch:
     """One rank's share of an optimiser step.
 
     Attributes:
-        inputs: what the model reads, batch first.
+        inputs: what the model reads.
         targets: what the loss compares with.
-        valid: positions that count, bool, broadcastable to the targets; None when all do.
+        valid: positions that count for on-rates, bool, batch first, or by patterns of module names where those of
+            modules differ; None when all do.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     targets: Tensor
-    valid: Tensor | None = None
+    valid: Valid = None
 
     def to(self, device: Any) -> Batch:
-        """The batch on ``device``."""
-        valid = None if self.valid is None else self.valid.to(device, non_blocking=True)
-        inputs, targets = self.inputs.to(device, non_blocking=True), self.targets.to(device, non_blocking=True)
-        return Batch(inputs, targets, valid)
+        """The batch on ``device``; its inputs are the positional arguments of the model."""
+        if isinstance(self.valid, Mapping):
+            valid: Valid = {name: _sent(mask, device) for name, mask in self.valid.items()}
+        else:
+            valid = _sent(self.valid, device)
+        return Batch(arguments(self.inputs, device), self.targets.to(device, non_blocking=True), valid)
+
+
+def _sent(mask: Tensor | None, device: Any) -> Tensor | None:
+    return None if mask is None else mask.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -76,11 +95,13 @@ class Table:
         columns: their names.
         rows: as many texts as columns.
         skipped: files that could not be read, with the reason.
+        notes: what a person should know of the files, or of how it went.
     """
 
     columns: list[str]
     rows: list[list[str]]
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Task(Protocol):
@@ -96,8 +117,8 @@ class Task(Protocol):
     def build_model(self) -> nn.Module:
         """A newly initialised network, from torch's global random state."""
 
-    def example_inputs(self) -> Tensor:
-        """A tensor of the shape of a training input."""
+    def example_inputs(self) -> Inputs:
+        """Inputs of the shape of training inputs, channels along axis 1."""
 
     def batch(self, step: int, rank: int, world_size: int) -> Batch:
         """The share of ``rank`` in the batch of step ``step``: a function of the seed and these alone. Thread-safe."""
@@ -105,17 +126,17 @@ class Task(Protocol):
     def upcoming(self, steps: range, rank: int, world_size: int) -> None:
         """Start loading what the batches of ``steps`` will need."""
 
-    def calibration_batches(self, count: int) -> Iterator[Tensor]:
+    def calibration_batches(self, count: int) -> Iterator[Inputs]:
         """Inputs of at least ``count`` uniformly drawn, unaugmented samples, to re-estimate norm statistics."""
 
-    def held_out_batches(self, count: int) -> Iterator[Tensor]:
-        """Inputs of ``count`` unaugmented samples of the validation split, the same at every call.
+    def held_out_batches(self, count: int) -> Iterator[Inputs]:
+        """Inputs of ``count`` unaugmented samples of the validation split, the same at every call, without padding.
 
         Empty when there is no such split. They tell how the network codes what it was not trained on.
         """
 
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Scalar loss of the model's outputs."""
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """Scalar loss of the model's outputs, all on one device."""
 
     def validate(self, model: nn.Module, device: Any) -> Validation | None:
         """Score the model, in evaluation mode, on the validation split; None when there is no such split."""

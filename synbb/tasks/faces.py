@@ -19,7 +19,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from synbb.datasets import find_dataset, load_manifest
-from synbb.datasets.face_folders import ENDINGS, list_faces, natural, read_pairs
+from synbb.datasets.face_folders import ENDINGS, list_faces, read_pairs
+from synbb.datasets.ordering import natural
 from synbb.errors import SynbbError
 from synbb.evaluation.verification import (
     Ranking,

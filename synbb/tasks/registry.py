@@ -16,7 +16,11 @@ from synbb.plugins import load_named
 from synbb.schema import nearest
 from synbb.tasks.base import Task
 
-BUILT_IN = {"synapse": "synbb.tasks.synapse:SynapseTask", "faces": "synbb.tasks.faces:FacesTask"}
+BUILT_IN = {
+    "synapse": "synbb.tasks.synapse:SynapseTask",
+    "faces": "synbb.tasks.faces:FacesTask",
+    "speech": "synbb.tasks.speech:SpeechTask",
+}
 
 
 @dataclass(frozen=True)

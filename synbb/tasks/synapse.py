@@ -330,7 +330,8 @@ class SynapseTask:
         (docs/results.md has the figures).
         """
         logits, target = outputs.float(), batch.targets
-        weight = torch.ones_like(target) if batch.valid is None else batch.valid.to(target.dtype)
+        valid = batch.valid
+        weight = valid.to(target.dtype) if isinstance(valid, Tensor) else torch.ones_like(target)
         entropy = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
         return entropy / weight.sum().clamp(min=1)
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from synbb.errors import RunEnded, SynbbError
 from synbb.pruning import trace
 from synbb.pruning.diagnostics import PruningReport, report, report_dense
 from synbb.pruning.probe import probe
-from synbb.tasks.base import Validation
+from synbb.tasks.base import Inputs, Validation, arguments
 from synbb.training.checkpoint import load_checkpoint, save_checkpoint, write_json
 from synbb.training.events import EventFile
 from synbb.training.session import Session
@@ -57,11 +57,11 @@ def diagnose(session: Session, done: int) -> PruningReport | None:
     """
     net, pruner, device = session.net, session.pruner, session.fabric.device
     try:
-        wiring = pruner.wiring if pruner is not None else trace(net, session.task.example_inputs().to(device))
+        wiring = pruner.wiring if pruner is not None else trace(net, arguments(session.task.example_inputs(), device))
     except SynbbError:
         return None  # nothing is to be pruned: the run needs no units
     statistic = pruner.activity.statistic if pruner is not None else "sign"
-    batches = (inputs.to(device) for inputs in session.task.held_out_batches(HELD_OUT_SAMPLES))
+    batches = (arguments(inputs, device) for inputs in session.task.held_out_batches(HELD_OUT_SAMPLES))
     found = probe(net, wiring, batches, statistic=statistic)
     held_out = found if found.inputs else None
     if pruner is None:
@@ -84,7 +84,7 @@ def _keep_weights(session: Session, done: int, found: Validation | None) -> None
 
 
 @torch.no_grad()
-def recalibrate(net: nn.Module, batches: Iterator[Tensor], device: Any) -> None:
+def recalibrate(net: nn.Module, batches: Iterator[Inputs], device: Any) -> None:
     """Estimate batch-norm statistics anew as plain averages over ``batches`` (METHOD §2); other norms have none."""
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
@@ -95,7 +95,7 @@ def recalibrate(net: nn.Module, batches: Iterator[Tensor], device: Any) -> None:
         norm.momentum = None  # a cumulative average
     net.train()
     for inputs in batches:
-        net(inputs.to(device))
+        net(*arguments(inputs, device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

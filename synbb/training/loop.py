@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from synbb.errors import RunEnded
 from synbb.pruning import BudgetedBroadcast, Pruner
@@ -27,6 +27,9 @@ from synbb.training.keeping import check_weights, checkpoint, last_good, restore
 from synbb.training.loader import Prefetcher
 from synbb.training.run import RunFolder
 from synbb.training.session import Session, make_fabric, make_session
+
+if TYPE_CHECKING:
+    from synbb.pruning.observing import Valid
 
 STOPPED_BY_SIGNAL = 75
 """Exit status of a run that a signal ended: checkpointed, to be continued with ``--resume`` (EX_TEMPFAIL)."""
@@ -130,7 +133,7 @@ def _step(session: Session, step: int, cpu_batch: Batch) -> float:
     model.train()
     batch = cpu_batch.to(fabric.device)
     with _valid(session, batch.valid):
-        loss = session.task.loss(model(batch.inputs), batch)
+        loss = session.task.loss(model(*batch.inputs), batch)
     value = float(fabric.all_reduce(loss.detach()))
     if not math.isfinite(value):
         raise RunEnded(f"the loss is {value} at step {step + 1}; {last_good(session)}")
@@ -159,8 +162,8 @@ def _refreshed(pruner: Pruner) -> dict[str, float]:
     return values
 
 
-def _valid(session: Session, mask: Tensor | None) -> AbstractContextManager[None]:
-    """Leave ignored voxels out of the on-rates."""
+def _valid(session: Session, mask: Valid) -> AbstractContextManager[None]:
+    """Leave ignored voxels and padding out of the on-rates."""
     return nullcontext() if session.pruner is None else session.pruner.valid(mask)
 
 

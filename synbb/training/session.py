@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from synbb.errors import SynbbError, disk_errors
 from synbb.models.layout import channels_last
 from synbb.pruning import Pruner, load_masks
-from synbb.tasks.base import Task
+from synbb.tasks.base import Task, arguments
 from synbb.training.checkpoint import RESUME, load_checkpoint, load_weights
 from synbb.training.config import RunConfig, TrainingSettings
 from synbb.training.events import EventFile
@@ -107,7 +107,7 @@ def make_session(config: RunConfig, task: Task, run: RunFolder, fabric: Fabric) 
     model, wrapped = fabric.setup(net, optimizer)
     pruner = _pruner(config, source)
     if pruner is not None:
-        pruner.attach(net, task.example_inputs().to(fabric.device), optimizer=optimizer)
+        pruner.attach(net, arguments(task.example_inputs(), fabric.device), optimizer=optimizer)
         if source is not None and config.pruning.masks == "reopen" and source.masks_file.is_file():
             pruner.begin_with(load_masks(source.masks_file), _latent(source))
     events = EventFile(run.path / "tensorboard")

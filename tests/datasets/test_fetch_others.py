@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from synbb.cli.data import app
 from synbb.datasets import fetch, load_manifest, verify
 from synbb.datasets.checksums import tree_of
-from synbb.datasets.manifest import Dataset, FolderTree, Phantom, Source
+from synbb.datasets.manifest import Dataset, FolderTree, Phantom, PhantomSpeech, Source
 from synbb.datasets.phantom import PhantomSpec, render
+from synbb.datasets.phantom_speech import SpeechPhantom, verify_phantom_speech
 from synbb.errors import SynbbError
 from synbb.volumes import open_volume
 
@@ -177,6 +178,32 @@ def test_the_phantom_is_made_and_verified(tmp_path: Path) -> None:
         verify("phantom", to=tmp_path, manifest=manifest)
 
 
+def test_the_phantom_speech_is_made_and_verified(tmp_path: Path) -> None:
+    entry = load_manifest()["phantom-speech"]
+    assert isinstance(entry, PhantomSpeech)
+    few = {"speakers": 2, "utterances": 2}
+    manifest: dict[str, Dataset] = {"phantom-speech": entry.model_copy(update={"spec": few})}
+    told: list[tuple[int, int]] = []
+    fetched = fetch("phantom-speech", to=tmp_path, manifest=manifest, progress=lambda *done: told.append(done))
+    assert (fetched.current, told[-1]) == (False, (4, 4))
+    assert fetch("phantom-speech", to=tmp_path, manifest=manifest).current
+    lines = verify("phantom-speech", to=tmp_path, manifest=manifest)
+    assert lines == ["4 utterances: every sample and word as the spec gives it"]
+    with pytest.raises(SynbbError, match="itself"):
+        fetch("phantom-speech", source=tmp_path, to=tmp_path / "other", manifest=manifest)
+    (tmp_path / "phantom-speech" / "s02" / "01.wav").unlink()
+    with pytest.raises(SynbbError, match=r"01\.wav: missing"):
+        verify("phantom-speech", to=tmp_path, manifest=manifest)
+
+
+def test_the_manifest_agrees_with_the_phantom_speech_defaults() -> None:
+    entry = load_manifest()["phantom-speech"]
+    assert isinstance(entry, PhantomSpeech)
+    spec = SpeechPhantom.from_dict(entry.spec)
+    assert f"{spec.vocabulary} made-up words, spoken by {spec.speakers} voices" in entry.title
+    assert f"{spec.utterances} utterances each" in entry.title
+
+
 def test_the_manifest_agrees_with_the_phantom_defaults() -> None:
     entry = load_manifest()["phantom"]
     assert isinstance(entry, Phantom)
@@ -193,8 +220,18 @@ def test_commands(tmp_path: Path) -> None:
     assert made.exit_code == 0, made.output
     volume = open_volume(folder / "raw.zarr")
     assert (volume.shape, volume.voxel_size) == ((2, 48, 40), (50, 9.2, 9.2))
+    speech = tmp_path / "s"
+    few = ["--speakers", "2", "--utterances", "1", "--words", "1,1", "--vocabulary", "4", "--snr", "30", "--seed", "7"]
+    made = run.invoke(app, ["phantom-speech", str(speech), *few])
+    assert made.exit_code == 0, made.output
+    assert "2 speakers x 1 utterances of 1 to 1 words" in made.output
+    spec = SpeechPhantom(speakers=2, utterances=1, words=(1, 1), vocabulary=4, snr=30, seed=7)
+    assert verify_phantom_speech(speech, spec) == 2
     for arguments, word in (
         (["phantom", str(folder)], "exists"),
+        (["phantom-speech", str(speech)], "is there already"),
+        (["phantom-speech", str(tmp_path / "t"), "--words", "3"], "--words '3' must be the fewest and the most words"),
+        (["phantom-speech", str(tmp_path / "t"), "--vocabulary", "0"], "vocabulary = 0"),
         (["phantom", str(tmp_path / "q"), "--shape", "2,48"], "--shape"),
         (["fetch", "vnk"], "vnc"),
         (["verify", "vnc", "--to", str(tmp_path)], "fetch vnc"),

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from synbb.datasets import find_dataset, load_manifest, manifest_path
-from synbb.datasets.manifest import CremiFiles, FolderTree, Phantom, PhantomFaces, SectionStacks
+from synbb.datasets.manifest import CremiFiles, FolderTree, Phantom, PhantomFaces, PhantomSpeech, SectionStacks
 from synbb.errors import SynbbError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def test_the_manifest_of_the_checkout_is_found_and_states_everything() -> None:
     manifest = load_manifest()
-    assert set(manifest) == {"vnc", "cremi", "phantom", "phantom-faces", "an4", "orl", "yaleb"}
+    assert set(manifest) == {"vnc", "cremi", "phantom", "phantom-faces", "phantom-speech", "an4", "orl", "yaleb"}
     for name, dataset in manifest.items():
         for text in (dataset.title, dataset.licence, dataset.citation, dataset.layout, dataset.source.homepage):
             assert text, name
@@ -25,6 +25,7 @@ def test_the_manifest_of_the_checkout_is_found_and_states_everything() -> None:
         "phantom": Phantom,
         "an4": FolderTree,
         "phantom-faces": PhantomFaces,
+        "phantom-speech": PhantomSpeech,
     }
     assert all(isinstance(manifest[name], kind) for name, kind in kinds.items())
 

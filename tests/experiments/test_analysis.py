@@ -29,9 +29,16 @@ def test_a_score_of_which_some_rows_have_counts_is_a_score_of_all(tmp_path: Path
         row = {"main": "accuracy", "accuracy": 0.5 + 0.1 * number, "f1": 0.25 * number, "seconds": 3}
         table.append(run.cell, run.config_hash, row)
     last = planned[-1]
-    save_resampled(last.evidence, {"f1": Resampled("f1", {"objects": np.ones((4, 3), np.int64)})})
+    counts = {
+        "f1": Resampled("f1", {"objects": np.ones((4, 3), np.int64)}),
+        "seconds": Resampled("error_rate", {"objects": np.ones((4, 2), np.int64)}),
+    }
+    save_resampled(last.evidence, counts)
     found = comparison_of(study, planned, table)
-    assert list(found.scores) == ["accuracy", "f1"]
-    assert {name for points in found.points.values() for name in points} == {"accuracy", "f1"}
+    assert list(found.scores) == ["accuracy", "f1", "seconds"]
+    assert found.smaller_is_better == {"seconds"}
+    lower = {each.score: each.difference.smaller_is_better for each in found.differences(found.scores)}
+    assert lower == {"accuracy": False, "f1": False, "seconds": True}
+    assert {name for points in found.points.values() for name in points} == {"accuracy", "f1", "seconds"}
     assert all("f1" in points for points in found.points.values()), "rows that came before the counts as well"
     assert found.points[last.cell]["f1"].counts is not None

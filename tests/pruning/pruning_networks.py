@@ -114,6 +114,19 @@ class Tokens(nn.Module):
         return self.head(self.encoder(self.embed(x)))
 
 
+class FramesAndTokens(nn.Module):
+    """An encoder of frames (batch, frames, 3) and a decoder of tokens (batch, tokens, 3) that hears their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3))
+        self.decoder = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 6), nn.ReLU())
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, frames: Tensor, tokens: Tensor) -> Tensor:
+        return self.head(self.decoder(tokens + self.encoder(frames).mean(1, keepdim=True)))
+
+
 def train(
     net: nn.Module,
     pruner: Pruner | None,

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from joint_refresh import one_refresh, second_of_two
-from pruning_networks import Chain, Residual, Tokens
+from pruning_networks import Chain, FramesAndTokens, Residual, Tokens
 from torch import Tensor, nn
 
 from synbb.errors import SynbbError
@@ -19,6 +19,8 @@ from synbb.pruning.wiring import Observer, UnitGroup
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from synbb.pruning import Valid
 
 
 def watching(
@@ -143,6 +145,57 @@ def test_a_mask_that_does_not_fit_is_refused(chain, shape):
     rates = watching(chain, torch.zeros(2, 1, 8, 8))
     with rates.valid(torch.ones(shape, dtype=torch.bool)), pytest.raises(SynbbError, match="valid mask of shape"):
         chain(torch.zeros(2, 1, 8, 8))
+
+
+FRAMES = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
+WORDS = torch.tensor([[True, True, False], [True, False, False]])
+EVERY = torch.ones(2, 7, dtype=torch.bool), torch.ones(2, 3, dtype=torch.bool)
+
+# Which frames and tokens count for the units of encoder.1, decoder.1 and decoder.3.
+MASKS = [
+    ({"decoder*": WORDS, "*": FRAMES}, [FRAMES, WORDS, WORDS]),
+    ({"encoder.*": FRAMES[:, None], "*": WORDS}, [FRAMES, WORDS, WORDS]),
+    ({"decoder.1": None, "decoder*": WORDS}, [EVERY[0], EVERY[1], WORDS]),  # the first that fits; none fits the encoder
+    ({"*": None, "decoder*": WORDS}, [*EVERY, EVERY[1]]),
+    ({"frames": FRAMES[:1]}, [*EVERY, EVERY[1]]),  # fits no module: its shape is nobody's business
+    ({}, [*EVERY, EVERY[1]]),
+    (None, [*EVERY, EVERY[1]]),
+]
+
+
+@pytest.mark.parametrize(("valid", "expected"), MASKS)
+def test_masks_by_the_modules_at_which_units_are_seen(valid: Valid, expected: list[Tensor]):
+    torch.manual_seed(0)
+    net, given = FramesAndTokens().train(), (torch.randn(2, 7, 3), torch.randn(2, 3, 3))
+    groups = trace(net, given, channel_axis=-1).groups
+    assert [group.observer.module for group in groups] == ["encoder.1", "decoder.1", "decoder.3"]
+    rates = OnRates(net, groups, decay=0.9, every=1)
+    with rates.valid(valid):
+        net(*given)
+    rates.commit()
+    with torch.no_grad():  # not counted
+        heard = given[1] + net.encoder(given[0]).mean(1, keepdim=True)
+        values = [net.encoder[:2](given[0]), net.decoder[:2](heard), net.decoder(heard)]
+    counted = [(h[mask] > 0).double().mean(0) for h, mask in zip(values, expected, strict=True)]
+    assert rates.rates() == pytest.approx(torch.cat(counted).numpy(), abs=1e-12)
+    assert rates._total.tolist() == [int(mask.sum()) for mask in expected]
+    net(*given)  # behind the context all positions count again
+    rates.commit()
+    assert rates._total == pytest.approx([0.9 * int(mask.sum()) + mask.numel() for mask in expected])
+
+
+@pytest.mark.parametrize("valid", [np.ones((2, 7), dtype=bool), [[True]], {"*": "all"}, "decoder*", 1])
+def test_a_mask_that_is_no_tensor_is_refused(chain, valid: object):
+    rates = watching(chain, torch.zeros(2, 1, 8, 8))
+    with pytest.raises(SynbbError, match=r"valid mask of type \w+ is no tensor; give bool"), rates.valid(valid):
+        pass
+
+
+def test_a_mask_that_does_not_fit_the_units_it_is_for_is_refused():
+    net, given = FramesAndTokens().train(), (torch.zeros(2, 7, 3), torch.zeros(2, 3, 3))
+    rates = OnRates(net, trace(net, given, channel_axis=-1).groups, decay=0.9, every=1)
+    with rates.valid({"decoder*": WORDS[:1]}), pytest.raises(SynbbError, match=r"valid mask of shape \(1, 3\)"):
+        net(*given)
 
 
 def test_only_training_passes_count(chain):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -106,6 +107,7 @@ def test_a_known_difference_is_found() -> None:
     back = holm([PairedBootstrap().difference(theirs, ours)])[0]
     assert back.verdict == "behind"
     assert back.mean == pytest.approx(-found.mean)
+    assert [replace(each, smaller_is_better=True).verdict for each in (found, back)] == ["behind", "ahead"]
 
 
 @pytest.mark.parametrize(("seeds", "units"), [(5, 60), (10, 30)])

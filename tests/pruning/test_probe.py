@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from pruning_networks import Chain, Residual, Tokens
+from pruning_networks import Chain, FramesAndTokens, Residual, Tokens
 from torch import Tensor, nn
 
 from synbb.errors import SynbbError
@@ -164,6 +164,25 @@ def test_positions_outside_the_valid_mask_are_neither_counted_nor_drawn(chain) -
     assert free.groups == probe(chain, trace(chain, batches[0]), batches, positions=10_000).groups
     with pytest.raises(SynbbError, match="valid mask of shape"):
         probe(chain, trace(chain, batches[0]), batches, valid=[mask[:1]])
+
+
+def test_several_inputs_and_masks_by_the_modules_at_which_units_are_seen() -> None:
+    torch.manual_seed(0)
+    net = FramesAndTokens().eval()
+    batches = [(torch.randn(2, 7, 3), torch.randn(2, 3, 3)) for _ in range(2)]
+    frames, tokens = torch.rand(2, 7) > 0.4, torch.rand(2, 3) > 0.4
+    wiring = trace(net, batches[0], channel_axis=-1)
+    found = probe(net, wiring, batches, valid=[{"decoder*": tokens, "*": frames}, {"encoder*": frames}])
+    hidden = torch.cat([net.encoder[:2](given[0])[frames] for given in batches])
+    heard = [given[1] + net.encoder(given[0]).mean(1, keepdim=True) for given in batches]
+    words = torch.cat([net.decoder(heard[0])[tokens], net.decoder(heard[1]).flatten(0, 1)])
+    assert found.inputs == 4
+    assert [group.positions for group in found.groups] == [2 * int(frames.sum()), *[int(tokens.sum()) + 6] * 2]
+    assert found.on[:4] == pytest.approx((hidden > 0).double().mean(0).numpy())
+    assert found.on[9:] == pytest.approx((words > 0).double().mean(0).numpy())
+    assert found.groups[2].participation == pytest.approx(participation_ratio(words.detach().double().numpy()))
+    with pytest.raises(SynbbError, match="valid mask of type str is no tensor"):
+        probe(net, wiring, batches, valid={"*": frames})  # one mapping for all batches: each batch has its own
 
 
 def test_rates_by_another_statistic_beside_the_one_threshold(chain) -> None:

@@ -49,6 +49,16 @@ def test_f1_and_ratio_by_hand() -> None:
     assert np.isnan(ratio.scores({"objects": np.array([[0, 0]])}))[0]
 
 
+def test_word_accuracy_by_hand() -> None:
+    # Errors and words of two utterances; much was inserted into the second.
+    accuracy = Resampled("word_accuracy", {"utterances": np.array([[1, 4], [3, 2]])})
+    assert accuracy.score() == pytest.approx(1 - 4 / 6)
+    assert accuracy.scores({"utterances": np.array([[2, 0], [0, 2], [1, 1]])}) == pytest.approx([0.75, -0.5, 1 / 3])
+    assert np.isnan(accuracy.scores({"utterances": np.array([[0, 0]])}))[0]
+    with pytest.raises(SynbbError, match=r"for word_accuracy have shape \(4, 3\), not \(units, 2\)"):
+        Resampled("word_accuracy", {"utterances": np.zeros((4, 3))})
+
+
 def test_stored_and_read(tmp_path: Path) -> None:
     given = {
         "a": Resampled("f1", {"x": np.eye(3, dtype=int), "y": np.zeros((0, 3))}),
@@ -66,7 +76,7 @@ def test_stored_and_read(tmp_path: Path) -> None:
 
 
 def test_counts_that_do_not_fit() -> None:
-    with pytest.raises(SynbbError, match="kind 'auc': kinds are average_precision, equal_error, f1"):
+    with pytest.raises(SynbbError, match="kind 'auc': kinds are average_precision, equal_error, error_rate, f1"):
         Resampled("auc", {})
     with pytest.raises(SynbbError, match=r"counts of 'tiles' for f1 have shape \(4, 2\), not \(units, 3\)"):
         Resampled("f1", {"tiles": np.zeros((4, 2))})

@@ -1,0 +1,24 @@
+"""The order in which files of a dataset are taken."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+
+def natural(paths: Iterable[Path]) -> list[Path]:
+    """By name, numbers in names by their value."""
+    return sorted(paths, key=lambda path: (_key(path.name), path.name))
+
+
+def natural_paths(paths: Iterable[Path]) -> list[Path]:
+    """By folder after folder, then name, numbers in all of them by their value."""
+    return sorted(paths, key=lambda path: ([_key(part) for part in path.parts], path.parts))
+
+
+def _key(name: str) -> list[int | str]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

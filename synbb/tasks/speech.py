@@ -1,0 +1,381 @@
+"""Speech recognition: audio in, transcripts out, by a Transformer with CTC and perhaps a decoder beside it."""
+
+from __future__ import annotations
+
+import math
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from synbb.datasets import find_dataset, load_manifest
+from synbb.errors import SynbbError
+from synbb.evaluation.words import errors_by_frequency, frequency_thirds, score_words, sum_by_unit
+from synbb.models.speech_transformer import REDUCTION, SpeechTransformer, build_speech_transformer
+from synbb.pruning.resampling import Resampled
+from synbb.schema import Settings
+from synbb.tasks.base import Batch, HeldOut, Table, Validation
+from synbb.tasks.speech_corpus import Chosen, CorpusPart, Heard, choose, told, writable
+from synbb.tasks.speech_features import (
+    FeatureReader,
+    FeatureSettings,
+    PositiveInt,
+    SpeechAugmentation,
+    changed,
+    padded,
+)
+from synbb.tasks.speech_text import (
+    BLANK,
+    Case,
+    Characters,
+    Subwords,
+    Vocabulary,
+    characters_of,
+    end_of,
+    restore_vocabulary,
+)
+from synbb.tasks.transcribing import SpeechModelSettings, Transcriber
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+IGNORED = -1
+"""Target that stands for no token."""
+MIXED = 32
+"""Batches whose utterances are sorted by length, so that little is padding."""
+FLOAT = 4  # bytes
+
+
+class VocabularySettings(Settings):
+    """What transcripts are written with.
+
+    Attributes:
+        kind: ``characters``, or ``subwords`` that sentencepiece learns from the training transcripts.
+        size: subwords.
+        case: that transcripts are brought to first: ``upper``, ``lower`` or ``keep``.
+    """
+
+    kind: Literal["characters", "subwords"] = "characters"
+    size: PositiveInt = 1000
+    case: Case = "upper"
+
+
+class SpeechData(Settings):
+    """Where the utterances are.
+
+    Attributes:
+        corpora: parts of corpora, each with its split.
+        dataset: entry of ``data_manifest.yaml`` that they come from; pipelines fetch it when it is missing.
+        speakers_apart: whether a speaker may stand in one split only.
+        features: what the network hears.
+        vocabulary: what it writes.
+        on_bad: whether a file that is no audio, or a transcript that cannot be written, is an ``error`` or left out
+            with a count and a list (``skip``).
+        augment: random changes of training utterances.
+        cache_mib: memory for frames; a split that fits is decoded once before training, of a larger one the headers are
+            looked at.
+        longest: s; recordings to be transcribed are cut at pauses into pieces of at most this length.
+    """
+
+    corpora: Annotated[tuple[CorpusPart, ...], Field(min_length=1)]
+    dataset: str | None = None
+    speakers_apart: bool = True
+    features: FeatureSettings = FeatureSettings()
+    vocabulary: VocabularySettings = VocabularySettings()
+    on_bad: Literal["error", "skip"] = "error"
+    augment: SpeechAugmentation = SpeechAugmentation()
+    cache_mib: PositiveInt = 1024
+    longest: Annotated[float, Field(ge=1)] = 20.0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not any(part.split == "train" for part in self.corpora):
+            raise ValueError("no entry of corpora has split: train")
+        return self
+
+
+class SpeechTask:
+    """The task of :class:`synbb.tasks.base.Task` for speech.
+
+    Args:
+        data: corpora and vocabulary.
+        model: the network.
+        seed: of the run.
+        batch_size: utterances of a step, over all ranks.
+    """
+
+    DataSettings = SpeechData
+    ModelSettings = SpeechModelSettings
+
+    def __init__(self, data: SpeechData, model: SpeechModelSettings, *, seed: int, batch_size: int) -> None:
+        self._data, self._model, self._seed, self._batch_size = data, model, seed, batch_size
+        self._reader = FeatureReader(data.features, cache_bytes=data.cache_mib * 2**20)
+        self._vocabulary: Vocabulary = Characters("")
+        self._train = self._validation = Chosen()
+        self._local = threading.local()
+
+    # ---- data ----
+
+    def prepare(self, known: dict[str, Any] | None = None) -> list[str]:
+        """Find all training and validation utterances, and decode those that fit into memory.
+
+        Args:
+            known: facts of a run that is continued: its vocabulary must be that of the transcripts found.
+
+        Raises:
+            SynbbError: utterances that cannot be used, named.
+        """
+        if self._data.dataset is not None:
+            find_dataset(self._data.dataset, load_manifest())
+        train, validation = self._choose("train"), self._choose("validation")
+        self._vocabulary = self._make_vocabulary(train.texts)
+        if known is not None and known.get("vocabulary") != self._vocabulary.facts():
+            raise SynbbError("data.corpora: the training transcripts are others than when the run was begun")
+        self._train, self._validation = self._writable(train), self._writable(validation)
+        self._check_apart("validation", self._validation)
+        lines = told("train", self._train)
+        if self._validation.heard:
+            lines += told("validation", self._validation)
+        else:
+            lines.append("no entry has split: validation: nothing is validated")
+        lines.append(f"{self._vocabulary.size - 1} {self._data.vocabulary.kind}")
+        return [*lines, *self._reader.notes()]
+
+    def restore(self, facts: dict[str, Any]) -> None:
+        """Be ready to build the network and to transcribe without the data of the run; see the facts of a run."""
+        self._vocabulary = restore_vocabulary(facts["vocabulary"])
+
+    def _choose(self, split: str) -> Chosen:
+        features = self._data.features
+        a_second = FLOAT * features.mels * 1000 / features.hop  # bytes of frames
+        return choose(
+            self._data.corpora,
+            split,
+            self._reader,
+            case=self._data.vocabulary.case,
+            skip_bad=self._data.on_bad == "skip",
+            decode=self._data.cache_mib * 2**20 / a_second,
+        )
+
+    def _make_vocabulary(self, texts: Sequence[str]) -> Vocabulary:
+        wanted = self._data.vocabulary
+        return characters_of(texts) if wanted.kind == "characters" else Subwords.learn(texts, wanted.size)
+
+    def _writable(self, chosen: Chosen) -> Chosen:
+        return writable(chosen, self._vocabulary, REDUCTION, skip_bad=self._data.on_bad == "skip")
+
+    def _check_apart(self, split: str, chosen: Chosen) -> None:
+        """Refuse files, and speakers, of one split in another."""
+        others = [("train", self._train), *([("validation", self._validation)] if split == "test" else [])]
+        for other, taken in others:
+            files = {each.utterance.path.resolve() for each in taken.heard}
+            twice = next((e.utterance.path for e in chosen.heard if e.utterance.path.resolve() in files), None)
+            if twice is not None:
+                raise SynbbError(
+                    f"data.corpora: {twice} is in split {other} and in split {split}; splits must lie apart"
+                )
+            if self._data.speakers_apart:
+                speakers = set(taken.speakers)
+                same = next((e.utterance for e in chosen.heard if e.utterance.speaker in speakers), None)
+                if same is not None:
+                    raise SynbbError(
+                        f"data.corpora: {same.path} of split {split} is spoken by {same.speaker}, who is also in split "
+                        f"{other}: what is scored would have been heard before; choose other speakers, or pass "
+                        "data.speakers_apart=false"
+                    )
+
+    # ---- batches ----
+
+    def batch(self, step: int, rank: int, world_size: int) -> Batch:
+        """Frames (n, mels, T), their numbers (n,), with a decoder tokens so far (n, U); targets (n, U), -1 for none.
+
+        Epochs of shuffled utterances, those of a batch of about one length.
+        """
+        places = [self._drawn(step * self._batch_size + item) for item in range(rank, self._batch_size, world_size)]
+        seeds = [
+            int(np.random.default_rng([self._seed, step * self._batch_size + item, 1]).integers(2**31))
+            for item in range(rank, self._batch_size, world_size)
+        ]
+        heard = [self._train.heard[place] for place in places]
+        tokens = [self._vocabulary.encode(each.text) for each in heard]
+        frames = [
+            changed(self._reader.frames(each.utterance.path), self._data.augment, self._least(written), seed)
+            for each, written, seed in zip(heard, tokens, seeds, strict=True)
+        ]
+        return self._collated(frames, tokens)
+
+    @staticmethod
+    def _least(tokens: Sequence[int]) -> int:
+        return REDUCTION * (2 * len(tokens) + 1)
+
+    def _collated(self, frames: Sequence[Tensor], tokens: Sequence[Sequence[int]]) -> Batch:
+        inputs, lengths = padded(frames)
+        longest = max(len(each) for each in tokens)
+        targets = torch.full((len(tokens), longest), IGNORED)
+        for row, each in enumerate(tokens):
+            targets[row, : len(each)] = torch.tensor(each)
+        heard = torch.arange(inputs.shape[2]) < lengths[:, None]
+        if not self._model.decoder_layers:
+            return Batch((inputs, lengths), targets, heard)
+        so_far = F.pad(targets.clamp(min=BLANK), (1, 0), value=end_of(self._vocabulary))
+        written = F.pad(targets != IGNORED, (1, 0), value=True)
+        return Batch((inputs, lengths, so_far), targets, {"decoder*": written, "*": heard})
+
+    def _drawn(self, position: int) -> int:
+        """The utterance at a position of the endless sequence of shuffled epochs."""
+        size = self._batch_size
+        batches = max(len(self._train.heard) // size, 1)
+        epoch, place = divmod(position, batches * size)
+        held = getattr(self._local, "order", None)
+        if held is None or held[0] != epoch:
+            held = self._local.order = (epoch, self._order(epoch, batches * size))
+        return int(held[1][place])
+
+    def _order(self, epoch: int, count: int) -> NDArray[np.int64]:
+        """``count`` utterances of an epoch: shuffled, those of a batch of about one length, the batches shuffled."""
+        rng = np.random.default_rng([self._seed, epoch])
+        order = np.resize(rng.permutation(len(self._train.heard)), count)
+        lengths = np.array([each.frames for each in self._train.heard])
+        for first in range(0, count, MIXED * self._batch_size):
+            window = order[first : first + MIXED * self._batch_size]
+            window[:] = window[np.argsort(lengths[window], kind="stable")]
+        return np.asarray(rng.permutation(order.reshape(-1, self._batch_size)).reshape(-1), np.int64)
+
+    def upcoming(self, steps: range, rank: int, world_size: int) -> None:
+        """Nothing: utterances are small and decoded as they are needed."""
+
+    def calibration_batches(self, count: int) -> Iterator[tuple[Tensor, ...]]:
+        """Unaugmented training utterances, the same at every call."""
+        order = np.random.default_rng([self._seed, 2]).permutation(len(self._train.heard))
+        chosen = [self._train.heard[int(order[item % len(order)])] for item in range(count)]
+        for first in range(0, count, self._batch_size):
+            yield self._inputs(chosen[first : first + self._batch_size])
+
+    def held_out_batches(self, count: int) -> Iterator[tuple[Tensor, ...]]:
+        """Validation utterances, evenly spread over them, one by one."""
+        heard = self._validation.heard
+        spread = np.linspace(0, len(heard) - 1, min(count, len(heard))).astype(int) if heard else ()
+        for place in sorted({int(place) for place in spread}):
+            yield self._inputs([heard[place]])
+
+    def _inputs(self, heard: Sequence[Heard]) -> tuple[Tensor, ...]:
+        frames = [self._reader.frames(each.utterance.path) for each in heard]
+        inputs = self._collated(frames, [self._vocabulary.encode(each.text) for each in heard]).inputs
+        assert isinstance(inputs, tuple)
+        return inputs
+
+    # ---- network and loss ----
+
+    def build_model(self) -> SpeechTransformer:
+        """A newly initialised Transformer for the vocabulary."""
+        model = self._model
+        return build_speech_transformer(
+            mels=self._data.features.mels,
+            tokens=self._vocabulary.size + (model.decoder_layers > 0),
+            width=model.width,
+            layers=model.layers,
+            heads=model.heads,
+            hidden=model.hidden,
+            decoder_layers=model.decoder_layers,
+            activation=model.activation,
+            dropout=model.dropout,
+        )
+
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """Four seconds of silence, and a few tokens where there is a decoder."""
+        frames = torch.zeros(1, self._data.features.mels, 400)
+        inputs = (frames, torch.tensor([frames.shape[2]]))
+        return (*inputs, torch.full((1, 10), end_of(self._vocabulary))) if self._model.decoder_layers else inputs
+
+    def loss(self, outputs: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        """CTC (Graves et al. 2006), each utterance by its tokens; with a decoder its cross-entropy besides."""
+        written = batch.targets != IGNORED
+        ctc = F.ctc_loss(
+            outputs[0].float().log_softmax(dim=2).transpose(0, 1),
+            batch.targets.clamp(min=BLANK),
+            outputs[1],
+            written.sum(dim=1),
+            blank=BLANK,
+            zero_infinity=True,
+        )
+        if len(outputs) < 3:
+            return ctc
+        following = torch.where(written, batch.targets, IGNORED)
+        following = F.pad(following, (0, 1), value=IGNORED)
+        following[torch.arange(len(following)), written.sum(dim=1)] = end_of(self._vocabulary)
+        attention = F.cross_entropy(
+            outputs[2].float().flatten(0, 1),
+            following.flatten(),
+            ignore_index=IGNORED,
+            label_smoothing=self._model.smoothing,
+        )
+        loss: Tensor = self._model.ctc_weight * ctc + (1 - self._model.ctc_weight) * attention
+        return loss
+
+    # ---- scores ----
+
+    def validate(self, model: nn.Module, device: Any) -> Validation | None:
+        """Word and character error rates on the validation utterances, by CTC's best path."""
+        if not self._validation.heard:
+            return None
+        written = self._transcriber().utterances(model, self._validation.heard, device, "greedy")
+        found = score_words(self._validation.texts, written)
+        return Validation({"wer": found.wer, "cer": found.cer, "word_accuracy": 1 - found.wer}, "word_accuracy", {})
+
+    def score(self, model: nn.Module, device: Any, decision: dict[str, Any]) -> HeldOut | None:  # noqa: ARG002
+        """Error rates on the test utterances, opened here, by how frequent words are in training too."""
+        chosen = self._choose("test")
+        if not chosen.heard:
+            return None
+        chosen = self._writable(chosen)
+        self._check_apart("test", chosen)
+        written = self._transcriber().utterances(model, chosen.heard, device, self._model.decoding)
+        found = score_words(chosen.texts, written)
+        scores = {"word_accuracy": 1 - found.wer, "wer": found.wer, "cer": found.cer}
+        counts = {"wer": found.words.counts, "cer": found.characters.counts}
+        missed = errors_by_frequency(chosen.texts, written, frequency_thirds(self._train.texts))
+        for name, share in missed.shares.items():
+            if not math.isnan(share):
+                scores[f"missed_{name}"], counts[f"missed_{name}"] = share, missed.counts[name]
+        unit, names = _units(chosen)
+        summed = {name: sum_by_unit(each, names)[0] for name, each in counts.items()}
+        resampled = {name: Resampled("error_rate", {unit: each}) for name, each in summed.items()}
+        resampled["word_accuracy"] = Resampled("word_accuracy", {unit: summed["wer"]})
+        scores |= {"utterances": len(chosen.heard), "words": int(found.words.counts[:, 1].sum())}
+        return HeldOut(scores, "word_accuracy", resampled, tuple(self._reader.notes()))
+
+    # ---- prediction ----
+
+    def _transcriber(self) -> Transcriber:
+        return Transcriber(self._reader, self._vocabulary, self._model, self._data.longest)
+
+    def predict_files(self, model: nn.Module, source: Path, device: Any) -> Table:
+        """The transcript of every audio file of a folder; long ones are cut at pauses; those that are none are told.
+
+        Raises:
+            SynbbError: no audio in the folder.
+        """
+        return self._transcriber().files(model, source, device)
+
+    def facts(self) -> dict[str, Any]:
+        """The vocabulary, licence and citation of the dataset."""
+        about = {}
+        if self._data.dataset is not None:
+            dataset = find_dataset(self._data.dataset, load_manifest())
+            about = {"licence": dataset.licence, "citation": dataset.citation}
+        return {"vocabulary": self._vocabulary.facts(), **about}
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def _units(chosen: Chosen) -> tuple[str, list[str]]:
+    """What a bootstrap draws anew, and the unit of each utterance: speakers, where all are known."""
+    named = [each.utterance.speaker or "" for each in chosen.heard]
+    return ("speakers", named) if all(named) else ("utterances", [str(each.utterance.path) for each in chosen.heard])

@@ -1,0 +1,181 @@
+"""From audio to text with a trained speech network: decoding, batches of about one length, recordings of any length."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from synbb.datasets.audio_folders import list_audio
+from synbb.errors import SynbbError
+from synbb.models.ctc import greedy, prefix_beam_search
+from synbb.models.joint_decoding import joint_beam_search
+from synbb.models.speech_transformer import SpeechTransformer
+from synbb.schema import Settings
+from synbb.tasks.base import Table
+from synbb.tasks.speech_features import PositiveInt, padded, pieces
+from synbb.tasks.speech_text import end_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from synbb.tasks.speech_corpus import Heard
+    from synbb.tasks.speech_features import FeatureReader
+    from synbb.tasks.speech_text import Vocabulary
+
+HEARD_AT_ONCE = 32
+"""Utterances that are decoded in one batch."""
+
+Decoding = Literal["greedy", "beam"]
+
+
+class SpeechModelSettings(Settings):
+    """The network, and how its outputs become text.
+
+    Attributes:
+        width: features of the stream.
+        layers: of the encoder.
+        heads: of attention; they divide ``width``.
+        hidden: units of each feed-forward network.
+        decoder_layers: of the decoder; 0 for CTC alone.
+        activation: ``relu`` or ``gelu``.
+        dropout: of every addition to the stream.
+        ctc_weight: of the CTC loss, and of CTC's scores in joint decoding, where there is a decoder.
+        smoothing: of the decoder's targets.
+        decoding: ``greedy`` takes CTC's best path; ``beam`` searches prefixes, with the decoder where there is one.
+        beam: hypotheses that are kept.
+    """
+
+    width: PositiveInt = 128
+    layers: PositiveInt = 4
+    heads: PositiveInt = 4
+    hidden: PositiveInt = 512
+    decoder_layers: Annotated[int, Field(ge=0)] = 0
+    activation: Literal["relu", "gelu"] = "relu"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    ctc_weight: Annotated[float, Field(gt=0, le=1)] = 0.3
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    decoding: Decoding = "greedy"
+    beam: PositiveInt = 8
+
+
+class Transcriber:
+    """Writes down what a speech network hears.
+
+    Args:
+        reader: of audio.
+        vocabulary: of the network.
+        settings: how its outputs become text.
+        longest: s; recordings are cut at pauses into pieces of at most this length.
+    """
+
+    def __init__(
+        self, reader: FeatureReader, vocabulary: Vocabulary, settings: SpeechModelSettings, longest: float
+    ) -> None:
+        self._reader, self._vocabulary, self._settings, self._longest = reader, vocabulary, settings, longest
+
+    def utterances(self, model: nn.Module, heard: Sequence[Heard], device: Any, how: Decoding) -> list[str]:
+        """What the network writes of utterances, in their order."""
+        by_length = sorted(range(len(heard)), key=lambda place: heard[place].frames)
+        texts = [""] * len(heard)
+        for first in range(0, len(heard), HEARD_AT_ONCE):
+            places = by_length[first : first + HEARD_AT_ONCE]
+            frames = [self._reader.frames(heard[place].utterance.path) for place in places]
+            for place, text in zip(places, self._written(model, frames, device, how), strict=True):
+                texts[place] = text
+        return texts
+
+    @torch.no_grad()
+    def _written(self, model: nn.Module, frames: Sequence[Tensor], device: Any, how: Decoding) -> list[str]:
+        """Texts of frames, each (mels, T)."""
+        assert isinstance(model, SpeechTransformer)
+        inputs, lengths = padded(frames)
+        encoded = model.encode(inputs.to(device), lengths.to(device))
+        scores = encoded.ctc.float().log_softmax(dim=2)
+        if how == "greedy":
+            found = greedy(scores, encoded.lengths)
+        elif model.decoder is None:
+            found = [
+                [*prefix_beam_search(one[:count].cpu(), self._settings.beam)[0].tokens]
+                for one, count in zip(scores, encoded.lengths.tolist(), strict=True)
+            ]
+        else:
+            found = [self._joint(model, row, encoded.memory, scores, encoded.lengths) for row in range(len(frames))]
+        return [self._vocabulary.decode(tokens) for tokens in found]
+
+    def _joint(self, model: SpeechTransformer, row: int, memory: Tensor, scores: Tensor, lengths: Tensor) -> list[int]:
+        count = int(lengths[row])
+        own, decoder = memory[row : row + 1, :count], model.decoder
+        assert decoder is not None
+
+        def following(tokens: Tensor) -> Tensor:
+            many = len(tokens)
+            logits: Tensor = decoder(
+                tokens.to(own.device), own.expand(many, -1, -1), lengths[row : row + 1].expand(many)
+            )
+            return logits[:, -1].float().log_softmax(dim=1).cpu()
+
+        found = joint_beam_search(
+            scores[row, :count].cpu(),
+            following,
+            start=end_of(self._vocabulary),
+            end=end_of(self._vocabulary),
+            beam=self._settings.beam,
+            ctc_weight=self._settings.ctc_weight,
+            longest=count,
+        )
+        return list(found[0].tokens)
+
+    def files(self, model: nn.Module, source: Path, device: Any) -> Table:
+        """The transcript of every audio file of a folder; long ones are cut at pauses; those that are none are told.
+
+        Raises:
+            SynbbError: no audio in the folder.
+        """
+        began = time.perf_counter()
+        paths = list_audio(source)
+        rate = self._reader.settings.rate
+        rows, skipped, seconds = [], [], 0.0
+        waiting: list[tuple[Path, float, list[Tensor]]] = []
+        for place, path in enumerate(paths):
+            try:
+                samples = self._reader.samples(path)
+                parts = [self._reader.frames_of(piece) for piece in pieces(samples, rate, self._longest)]
+                waiting.append((path, len(samples) / rate, parts))
+                seconds += len(samples) / rate
+            except SynbbError as error:
+                skipped.append(str(error))
+            if sum(len(parts) for _, _, parts in waiting) >= HEARD_AT_ONCE or place == len(paths) - 1:
+                rows += self._transcribed(model, waiting, device)
+                waiting = []
+        if not rows:
+            raise SynbbError(f"{source}: none of its {len(paths)} files is audio; the first: {skipped[0]}")
+        took = time.perf_counter() - began
+        notes = [
+            *self._reader.notes(),
+            f"{seconds:.1f} s of audio in {took:.1f} s: {seconds / took:.0f} times as fast as it was spoken",
+        ]
+        return Table(["audio", "text", "seconds"], rows, tuple(skipped), tuple(notes))
+
+    def _transcribed(
+        self, model: nn.Module, waiting: Sequence[tuple[Path, float, list[Tensor]]], device: Any
+    ) -> list[list[str]]:
+        """Rows of recordings, their pieces in batches of about one length."""
+        flat = [piece for _, _, parts in waiting for piece in parts]
+        order = sorted(range(len(flat)), key=lambda place: flat[place].shape[1])
+        texts = [""] * len(flat)
+        for first in range(0, len(flat), HEARD_AT_ONCE):
+            places = order[first : first + HEARD_AT_ONCE]
+            written = self._written(model, [flat[place] for place in places], device, self._settings.decoding)
+            for place, text in zip(places, written, strict=True):
+                texts[place] = text
+        rows, at = [], 0
+        for path, seconds, parts in waiting:
+            text = " ".join(each for each in texts[at : at + len(parts)] if each)
+            rows.append([str(path), text, f"{seconds:.2f}"])
+            at += len(parts)
+        return rows

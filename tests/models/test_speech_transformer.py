@@ -1,0 +1,134 @@
+"""The speech network: shapes, padding, causality, and what pruning sees of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from synbb.errors import SynbbError
+from synbb.models.attention import Attention, sinusoids
+from synbb.models.speech_transformer import build_speech_transformer, positions_of
+from synbb.pruning import BudgetedBroadcast, trace
+
+
+def small(decoder_layers=0, activation="relu", **more):
+    torch.manual_seed(0)
+    sizes = {"mels": 12, "tokens": 7, "width": 16, "layers": 2, "heads": 4, "hidden": 24, **more}
+    return build_speech_transformer(decoder_layers=decoder_layers, activation=activation, **sizes)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 70))
+def test_positions_are_a_quarter_of_the_frames(frames):
+    ctc, lengths = small().eval()(torch.randn(1, 12, frames), torch.tensor([frames]))
+    assert ctc.shape == (1, positions_of(frames), 7)
+    assert lengths.tolist() == [positions_of(frames)]
+
+
+@pytest.mark.parametrize("decoder_layers", [0, 2])
+def test_padding_changes_nothing(decoder_layers):
+    net = small(decoder_layers).eval()
+    frames, tokens = torch.randn(1, 12, 41), torch.tensor([[6, 1, 2]])
+    alone = net(frames, torch.tensor([41]), tokens if decoder_layers else None)
+    padded = torch.zeros(2, 12, 63)
+    padded[0, :, :41], padded[1] = frames, torch.randn(12, 63)
+    more = torch.tensor([[6, 1, 2, 0], [6, 3, 3, 3]])
+    both = net(padded, torch.tensor([41, 63]), more if decoder_layers else None)
+    torch.testing.assert_close(both[0][:1, : alone[0].shape[1]], alone[0])
+    assert both[1].tolist() == [11, 16]
+    if decoder_layers:
+        torch.testing.assert_close(both[2][:1, :3], alone[2])
+
+
+def test_the_decoder_sees_no_later_token_and_all_of_the_audio():
+    net = small(2).eval()
+    frames, lengths = torch.randn(1, 12, 40), torch.tensor([40])
+    tokens = torch.tensor([[6, 1, 2, 3]])
+    before = net(frames, lengths, tokens)[2]
+    changed = tokens.clone()
+    changed[0, 2] = 5
+    after = net(frames, lengths, changed)[2]
+    torch.testing.assert_close(after[:, :2], before[:, :2])
+    assert not torch.allclose(after[:, 2:], before[:, 2:])
+    louder = frames.clone()
+    louder[..., -8:] += 1
+    assert not torch.allclose(net(louder, lengths, tokens)[2][:, 0], before[:, 0])
+
+
+def test_attention_is_that_of_torch():
+    torch.manual_seed(1)
+    ours, theirs = Attention(16, 4, 0.0), torch.nn.MultiheadAttention(16, 4, batch_first=True)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key.weight, ours.value.weight]))
+        theirs.in_proj_bias.copy_(torch.cat([ours.query.bias, ours.key.bias, ours.value.bias]))
+        theirs.out_proj.weight.copy_(ours.out.weight)
+        theirs.out_proj.bias.copy_(ours.out.bias)
+    inputs, memory = torch.randn(2, 5, 16), torch.randn(2, 9, 16)
+    allowed = torch.arange(9) < torch.tensor([9, 6])[:, None]
+    wanted, _ = theirs(inputs, memory, memory, key_padding_mask=~allowed)
+    torch.testing.assert_close(ours(inputs, memory, allowed[:, None, None]), wanted)
+
+
+def test_positions_are_told_apart_and_turn_at_their_rates():
+    table = sinusoids(500, 16, torch.device("cpu"))
+    assert table.shape == (500, 16)
+    assert torch.pdist(table).min() > 1e-3
+    torch.testing.assert_close(table[:, 0], torch.arange(500).float().sin())
+    torch.testing.assert_close(table[:, 4], (torch.arange(500) * 1e4 ** (-4 / 16)).sin())
+    assert table[0].tolist() == [0.0, 1.0] * 8
+
+
+@pytest.mark.parametrize(("activation", "decoder_layers"), [("relu", 0), ("gelu", 2)])
+def test_units_are_those_of_convolutions_and_feed_forward_networks(activation, decoder_layers):
+    net = small(decoder_layers, activation)
+    inputs = (torch.zeros(1, 12, 40), torch.tensor([40]), torch.zeros(1, 5, dtype=torch.long))
+    wiring = trace(net, inputs if decoder_layers else inputs[:2])
+    sizes = {group.name: group.size for group in wiring.groups}
+    expanding = [f"encoder.layers.{n}.feed_forward.expand" for n in range(2)]
+    expanding += [f"decoder.layers.{n}.feed_forward.expand" for n in range(decoder_layers)]
+    assert sizes == {**{f"encoder.convolutions.{n}": 16 for n in range(2)}, **dict.fromkeys(expanding, 24)}
+    assert not wiring.untraced
+    heads = {layer.name for layer in wiring.layers if layer.writes_output}
+    assert heads == {"ctc", *(["decoder.head"] if decoder_layers else [])}
+    first = {layer.name for layer in wiring.layers if layer.reads_input_only}
+    assert first == {"encoder.convolutions.0"}
+
+
+@pytest.mark.parametrize("actuator", ["fan_in", "fan_out", "both"])
+def test_budgeted_broadcast_prunes_it_whole(actuator):
+    net = small(1, "gelu")
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
+    inputs = (torch.randn(2, 12, 40), torch.tensor([40, 33]), torch.randint(1, 6, (2, 5)))
+    pruner = BudgetedBroadcast(
+        0.25, actuator=actuator, connection="weight", refresh=1, statistic="auto", per_consumer=["*attention.out"]
+    ).attach(net, inputs, optimizer=optimizer)
+    masks = {
+        "encoder*": torch.arange(40) < torch.tensor([40, 33])[:, None],
+        "decoder*": torch.ones(2, 5, dtype=torch.bool),
+    }
+    for _ in range(4):
+        with pruner.valid(masks):
+            sum(each.square().mean() for each in net(*inputs) if each.is_floating_point()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        pruner.step()
+    assert pruner.density() == pytest.approx(0.25, abs=0.001)
+    masked = {layer.name for layer in pruner.layers}
+    assert {"encoder.layers.0.attention.value", "encoder.layers.0.attention.out", "encoder.projection"} <= masked
+    assert {"decoder.layers.0.memory_attention.out", "decoder.layers.0.feed_forward.reduce"} <= masked
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"heads": 3}, "model.width 16 is no multiple of model.heads 3"),
+        ({"activation": "selu"}, "model.activation 'selu': choose relu or gelu"),
+        ({"tokens": 1}, "1 tokens"),
+        ({"layers": 0}, "0 layers"),
+    ],
+)
+def test_numbers_that_make_no_network(wrong, said):
+    with pytest.raises(SynbbError, match=said):
+        small(**wrong)
