@@ -66,7 +66,7 @@ def _lines(values: dict[str, Any], refreshes: list[dict[str, Any]]) -> list[str]
         )
     if values["dense_macs"]:
         lines.append(
-            f"{values['macs']:,} multiply-accumulates in a training patch, {values['macs'] / values['dense_macs']:.4f} "
+            f"{values['macs']:,} multiply-accumulates a sample, {values['macs'] / values['dense_macs']:.4f} "
             "of the dense ones"
         )
     lines.append(f"{values['dead']} of {values['units']} units dead (first layers included)")

@@ -35,6 +35,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th { text-align: right; font-weight: 500; color: var(--soft); font-size: .84rem; vertical-align: bottom; }
 td { text-align: right; } th:first-child, td:first-child { text-align: left; }
 th, td { padding: .42rem .9rem .42rem 0; border-bottom: 1px solid var(--rule); } tr > :last-child { padding-right: 0; }
+table.texts :is(th, td) { text-align: left; }
 td small { color: var(--soft); display: block; }
 figure { margin: 1rem 0; break-inside: avoid; }
 figure img { width: 100%; height: auto; display: block; border-radius: 6px; }

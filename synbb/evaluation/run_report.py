@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -10,7 +12,7 @@ from synbb.evaluation.page import document, number
 from synbb.evaluation.report import SCHEMA_VERSION, prepare_folder, replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 NAMES = {
@@ -35,29 +37,40 @@ NAMES = {
     "voxel_f1": "voxel F1",
 }
 """Figures in words; any other is shown by its name."""
+SHOWN = 20
+"""Cases on the page."""
+LONG = 30
 
 
-def write_run_scores(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write ``scores.json`` and ``report.html``.
+Cases = tuple["Sequence[str]", "Sequence[Sequence[str]]"]
+"""Columns, and a row for each case that was scored, the worst first."""
+
+
+def write_run_scores(folder: Path, result: Mapping[str, Any], cases: Cases | None = None) -> None:
+    """Write ``scores.json`` and ``report.html``, and ``cases.csv`` where there are cases.
 
     Args:
         folder: made when it is not there.
         result: what ``evaluate_run`` returns.
+        cases: what was scored, one by one.
 
     Raises:
         SynbbError: a file is where the folder should be.
         RunEnded: the disk is full.
     """
     where = prepare_folder(folder)
-    for stale in (where / "objects.csv", *where.glob("section_*.png")):  # of another evaluation: they would not fit
+    # Files of another evaluation would not fit.
+    for stale in (where / "objects.csv", where / "cases.csv", *where.glob("section_*.png")):
         stale.unlink(missing_ok=True)
     stated = {"schema_version": SCHEMA_VERSION, **result}
     text = json.dumps(stated, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     replace_file(where / "scores.json", text.encode())
-    replace_file(where / "report.html", run_page(stated).encode())
+    if cases is not None:
+        replace_file(where / "cases.csv", _csv(cases).encode())
+    replace_file(where / "report.html", run_page(stated, cases).encode())
 
 
-def run_page(result: Mapping[str, Any]) -> str:
+def run_page(result: Mapping[str, Any], cases: Cases | None = None) -> str:
     """The page."""
     title = f"Scores of a run on {result['task']}"
     main = result["scores"][result["main"]]
@@ -89,8 +102,31 @@ def run_page(result: Mapping[str, Any]) -> str:
         f'<div class="headline">{headline}</div>',
         f"<h2>What was scored</h2><dl>{described}</dl>{notes}",
         f"<h2>Figures</h2>{table}",
+        *([] if cases is None else [_worst(*cases)]),
     ]
     return document(title, body, result)
+
+
+def _worst(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The first cases as a table; the file has all."""
+    head = "".join(f"<th>{escape(in_words(name))}</th>" for name in columns)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(_short(value))}</td>' for value in row)}</tr>" for row in rows[:SHOWN])
+    more = f'<p class="soft">{len(rows):,} cases in cases.csv beside this page.</p>'
+    return f'<h2>Worst cases</h2><div class="scroll"><table class="texts"><tr>{head}</tr>{body}</table></div>{more}'
+
+
+def _short(value: str) -> str:
+    """A long path by its file and the folder that holds it."""
+    parts = value.split("/")
+    return value if len(value) <= LONG or len(parts) < 3 else f"…/{'/'.join(parts[-2:])}"
+
+
+def _csv(cases: Cases) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(cases[0])
+    writer.writerows(cases[1])
+    return buffer.getvalue()
 
 
 def in_words(name: str) -> str:

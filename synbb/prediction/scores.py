@@ -12,6 +12,7 @@ from synbb.errors import SynbbError
 from synbb.evaluation.run_report import write_run_scores
 from synbb.prediction.trained import Trained, device_named
 from synbb.pruning.resampling import interval
+from synbb.tasks.base import Table
 from synbb.training.start import make_task
 
 SPLITS = ("test", "validation")
@@ -31,7 +32,7 @@ def evaluate_run(
 
     Args:
         run_path: folder of the run.
-        output: folder for ``scores.json`` and ``report.html``.
+        output: folder for ``scores.json``, ``report.html`` and, where the task tells single cases, ``cases.csv``.
         split: ``test``, or ``validation``, on which thresholds were chosen.
         which: weights, ``last`` or ``best`` on the validation split.
         device: of torch, or ``auto``.
@@ -51,6 +52,7 @@ def evaluate_run(
     run, place = trained.run, device_named(device)
     task = make_task(trained.config)
     notes: list[str] = []
+    cases: Table | None = None
     try:
         for line in task.prepare(run.data_facts()):
             say(line)
@@ -59,6 +61,7 @@ def evaluate_run(
             found = task.score(net, place, trained.decision)
             scores, main, counts = ({}, "", {}) if found is None else (found.scores, found.main, found.resampled)
             notes += [] if found is None else found.notes
+            cases = None if found is None else found.cases
         else:
             validated = task.validate(net, place)
             scores, main = ({}, "") if validated is None else (validated.scores, validated.main)
@@ -88,7 +91,7 @@ def evaluate_run(
         "about": {key: facts[key] for key in ("licence", "citation") if facts.get(key)},
         "notes": notes,
     }
-    write_run_scores(output, result)
+    write_run_scores(output, result, None if cases is None else (cases.columns, cases.rows))
     return result
 
 

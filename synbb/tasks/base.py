@@ -70,26 +70,8 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Scores on the test split, and what they were counted from.
-
-    Attributes:
-        scores: every figure by name.
-        main: name of the figure that methods are compared by first.
-        resampled: name of a figure → its counts by resampling unit, for paired bootstrap intervals. The units are the
-            same, in the same order, for every run on the same test data.
-        notes: what a person must know to read the figures.
-    """
-
-    scores: dict[str, float]
-    main: str
-    resampled: dict[str, Resampled] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Table:
-    """What a task predicts of files: one row each.
+    """What a task has to say of files, or of single cases: one row each.
 
     Attributes:
         columns: their names.
@@ -102,6 +84,26 @@ class Table:
     rows: list[list[str]]
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Scores on the test split, and what they were counted from.
+
+    Attributes:
+        scores: every figure by name.
+        main: name of the figure that methods are compared by first.
+        resampled: name of a figure → its counts by resampling unit, for paired bootstrap intervals. The units are the
+            same, in the same order, for every run on the same test data.
+        notes: what a person must know to read the figures.
+        cases: what was scored, one by one, the worst first.
+    """
+
+    scores: dict[str, float]
+    main: str
+    resampled: dict[str, Resampled] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    cases: Table | None = None
 
 
 class Task(Protocol):

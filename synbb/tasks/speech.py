@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from synbb.datasets import find_dataset, load_manifest
 from synbb.errors import SynbbError
-from synbb.evaluation.words import errors_by_frequency, frequency_thirds, score_words, sum_by_unit
+from synbb.evaluation.words import WordErrors, errors_by_frequency, frequency_thirds, score_words, sum_by_unit
 from synbb.models.speech_transformer import REDUCTION, SpeechTransformer, build_speech_transformer
 from synbb.pruning.resampling import Resampled
 from synbb.schema import Settings
@@ -348,7 +348,8 @@ class SpeechTask:
         resampled = {name: Resampled("error_rate", {unit: each}) for name, each in summed.items()}
         resampled["word_accuracy"] = Resampled("word_accuracy", {unit: summed["wer"]})
         scores |= {"utterances": len(chosen.heard), "words": int(found.words.counts[:, 1].sum())}
-        return HeldOut(scores, "word_accuracy", resampled, tuple(self._reader.notes()))
+        cases = _cases(chosen, written, found)
+        return HeldOut(scores, "word_accuracy", resampled, tuple(self._reader.notes()), cases)
 
     # ---- prediction ----
 
@@ -373,6 +374,16 @@ class SpeechTask:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def _cases(chosen: Chosen, written: Sequence[str], found: WordErrors) -> Table:
+    """Every utterance, those with the most wrong words first."""
+    rows = [
+        [str(each.utterance.path), each.utterance.speaker or "", each.text, text, str(errors), str(words)]
+        for each, text, (errors, words) in zip(chosen.heard, written, found.words.counts.tolist(), strict=True)
+    ]
+    columns = ["audio", "speaker", "said", "written", "wrong_words", "words"]
+    return Table(columns, sorted(rows, key=lambda row: -int(row[4])))
 
 
 def _units(chosen: Chosen) -> tuple[str, list[str]]:

@@ -47,17 +47,19 @@ class FeatureSettings(Settings):
 
 
 class SpeechAugmentation(Settings):
-    """Random changes of training utterances (SpecAugment, Park et al. 2019); 0 switches one off.
+    """Random changes of training utterances; 0 switches one off.
 
     Attributes:
         speed: largest relative change of tempo.
-        bands: masks over bands of an utterance.
+        tract: largest relative change of the vocal tract's length, by which bands are warped (Jaitly and Hinton 2013).
+        bands: masks over bands of an utterance (these and those over time: SpecAugment, Park et al. 2019).
         band_width: largest width of one, as a share of all bands.
         times: masks over time.
         time_width: largest width of one, as a share of the utterance.
     """
 
     speed: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    tract: Annotated[float, Field(ge=0, lt=1)] = 0.1
     bands: Annotated[int, Field(ge=0)] = 2
     band_width: Share = 0.2
     times: Annotated[int, Field(ge=0)] = 2
@@ -226,7 +228,7 @@ def changed(frames: Tensor, settings: SpeechAugmentation, least: int, seed: int)
         wanted = round(frames.shape[1] / (1 + rng.uniform(-settings.speed, settings.speed)))
         size = max(wanted, min(least, frames.shape[1]), 1)
         frames = F.interpolate(frames[None], size=size, mode="linear", align_corners=False)[0]
-    frames = frames.clone()
+    frames = warped(frames, 1 + rng.uniform(-settings.tract, settings.tract)) if settings.tract else frames.clone()
     mels, length = frames.shape
     for _ in range(settings.bands):
         width = int(rng.integers(0, int(settings.band_width * mels) + 1))
@@ -237,6 +239,15 @@ def changed(frames: Tensor, settings: SpeechAugmentation, least: int, seed: int)
         first = int(rng.integers(0, length - width + 1))
         frames[:, first : first + width] = 0
     return frames
+
+
+def warped(frames: Tensor, factor: float) -> Tensor:
+    """Frames (mels, T) with band i as band ``factor`` i was; what lies beyond the last band is as the last one."""
+    place = (torch.arange(len(frames)) * factor).clamp(max=len(frames) - 1)
+    below = place.long().clamp(max=max(len(frames) - 2, 0))
+    above = (below + 1).clamp(max=len(frames) - 1)
+    share = (place - below)[:, None]
+    return frames[below] * (1 - share) + frames[above] * share
 
 
 def pieces(samples: Samples, rate: int, longest: float) -> list[Samples]:

@@ -157,7 +157,7 @@ class Transcriber:
         took = time.perf_counter() - began
         notes = [
             *self._reader.notes(),
-            f"{seconds:.1f} s of audio in {took:.1f} s: {seconds / took:.0f} times as fast as it was spoken",
+            f"{seconds:.1f} s of audio in {took:.2g} s: {seconds / took:.0f} times as fast as it was spoken",
         ]
         return Table(["audio", "text", "seconds"], rows, tuple(skipped), tuple(notes))
 

@@ -24,6 +24,12 @@ def test_pipeline_on_made_up_speech(tmp_path: Path) -> None:
     assert scores["scores"]["wer"]["value"] == pytest.approx(1 - found["value"])
     assert scores["about"]["licence"] == "CC0-1.0"
     assert f"word accuracy, 1 - WER {found['value']:.3f}\n" in said
+    with (run / "evaluation" / "cases.csv").open() as file:
+        cases = list(csv.DictReader(file))
+    wrong = [int(case["wrong_words"]) for case in cases]
+    assert wrong == sorted(wrong, reverse=True)
+    assert sum(wrong) / sum(int(case["words"]) for case in cases) == pytest.approx(scores["scores"]["wer"]["value"])
+    assert cases[0]["said"] in (run / "evaluation" / "report.html").read_text()
     with (run / "transcripts-phantom-speech.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 400

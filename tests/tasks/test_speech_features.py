@@ -21,6 +21,7 @@ from synbb.tasks.speech_features import (
     pieces,
     resampled,
     standardised,
+    warped,
 )
 
 RATE = 16000
@@ -116,7 +117,7 @@ def test_changes_are_a_function_of_the_seed_and_leave_enough(length, seed):
 
 def test_masks_are_no_wider_than_allowed_and_input_stays():
     frames = torch.ones(20, 100)
-    how = SpeechAugmentation(speed=0, bands=1, band_width=0.25, times=1, time_width=0.1)
+    how = SpeechAugmentation(speed=0, tract=0, bands=1, band_width=0.25, times=1, time_width=0.1)
     widths = set()
     for seed in range(60):
         masked = changed(frames, how, 1, seed) == 0
@@ -126,7 +127,18 @@ def test_masks_are_no_wider_than_allowed_and_input_stays():
     assert max(b for b, _ in widths) == 5
     assert max(t for _, t in widths) == 10
     assert (frames == 1).all()
-    assert (changed(frames, SpeechAugmentation(speed=0, bands=0, times=0), 1, 0) == 1).all()
+    assert (changed(frames, SpeechAugmentation(speed=0, tract=0, bands=0, times=0), 1, 0) == 1).all()
+
+
+def test_a_shorter_vocal_tract_moves_what_is_heard_up():
+    frames = torch.zeros(20, 3)
+    frames[8] = 1
+    assert warped(frames, 0.8).argmax(dim=0).tolist() == [10] * 3
+    torch.testing.assert_close(warped(frames, 1.0), frames)
+    assert warped(torch.arange(20.0)[:, None], 1.3).squeeze().tolist() == pytest.approx(
+        [min(1.3 * band, 19) for band in range(20)]
+    )
+    assert warped(torch.ones(1, 4), 0.9).tolist() == [[1] * 4]
 
 
 @settings(max_examples=40, deadline=None)

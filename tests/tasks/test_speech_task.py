@@ -181,7 +181,7 @@ def test_the_decoder_is_to_say_each_token_and_then_the_end(folder: Path) -> None
 def test_it_learns_to_write_what_it_hears(folder: Path, tmp_path: Path, decoder_layers: int, decoding: str) -> None:
     """Two utterances by heart: the whole way from audio to text, in each way of decoding."""
     corpus = [{"corpus": str(folder), "split": split, "speakers": [0, 1]} for split in ("train",)]
-    still = {"speed": 0, "bands": 0, "times": 0}
+    still = {"speed": 0, "tract": 0, "bands": 0, "times": 0}
     model = {
         "decoder_layers": decoder_layers,
         "decoding": decoding,
@@ -229,7 +229,13 @@ def test_scores_are_those_of_the_transcripts_and_count_by_speaker(
     assert found is not None
     assert found.main == "word_accuracy"
     assert (found.scores["wer"], found.scores["cer"], found.scores["word_accuracy"]) == (1, 1, 0)
-    said[:] = task._writable(task._choose("test")).texts
+    chosen = task._writable(task._choose("test"))
+    said[2] = chosen.texts[2]
+    assert found.cases is not None
+    assert found.cases.columns == ["audio", "speaker", "said", "written", "wrong_words", "words"]
+    worst = [row for row in task.score(task.build_model(), "cpu", {}).cases.rows if row[4] == "0"]
+    assert [row[2:4] for row in worst] == [[chosen.texts[2]] * 2]
+    said[:] = chosen.texts
     right = task.score(task.build_model(), "cpu", {})
     assert right is not None
     assert right.scores["word_accuracy"] == 1
