@@ -28,10 +28,6 @@ FORMS = "local:N, tcp://HOST:8786, or a YAML file (configs/clusters/)"
 # (cluster.LOSSES) and computes its blocks one by one.
 SCHEDULER = {"distributed.scheduler.allowed-failures": 4}
 
-# dask sets MALLOC_TRIM_THRESHOLD_, with which glibc returns each large tensor to the system as it is freed and fetches
-# it anew, page by page, for the next one: a block then takes 1.3 times as long (docs/performance.md).
-MEMORY: dict[str, Any] = {"distributed.nanny.pre-spawn-environ": {}}
-
 PATIENCE = "20s"  # for a scheduler's answer
 
 SYSTEMS = {"slurm": "SLURM", "pbs": "PBS", "lsf": "LSF", "sge": "SGE", "oar": "OAR", "htcondor": "HTCondor"}
@@ -125,7 +121,7 @@ def _local(where: str, count: str) -> Iterator[Connection]:
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
     env = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
     # A worker that was killed is started again; dask forgets it unless it is back by then, and imports take long.
-    settings = {**SCHEDULER, **MEMORY, "distributed.deploy.lost-worker-timeout": "10m"}
+    settings = {**SCHEDULER, "distributed.deploy.lost-worker-timeout": "10m"}
     with dask.config.set(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Port .* is already in use")  # it then takes another
         cluster = LocalCluster(
