@@ -18,9 +18,10 @@ import torch
 
 from synbb.models import build_unet
 from synbb.pruning import BudgetedBroadcast
-from synbb.pruning.actuators import Budget, ConnectionTable, keep_balanced
+from synbb.pruning.actuators import keep_balanced
 from synbb.pruning.balance import Balance, balance_fit
 from synbb.pruning.broadcast import DEFAULT_BETA, SCALED_BETA
+from synbb.pruning.connections import Budget, ConnectionTable
 
 DENSITIES = (0.5, 0.25, 0.125, 0.0625, 0.02)
 

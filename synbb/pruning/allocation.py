@@ -17,8 +17,8 @@ from synbb.pruning.balance import HALVINGS, bisect
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from synbb.pruning.actuators import ConnectionTable
     from synbb.pruning.balance import Floats
+    from synbb.pruning.connections import ConnectionTable
     from synbb.pruning.wiring import TracedLayer
 
 Allocation = Literal["uniform", "erk", "loss"]

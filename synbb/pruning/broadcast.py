@@ -8,14 +8,15 @@ import numpy as np
 import torch
 
 from synbb.errors import SynbbError
-from synbb.pruning.actuators import ACTUATORS, Actuator, keep_balanced
+from synbb.pruning.actuators import keep_balanced
 from synbb.pruning.balance import Balance, Floats, Law, LocalBudget, log_odds
+from synbb.pruning.connections import ACTUATORS, Actuator
 from synbb.pruning.feedback import BetaFeedback
 from synbb.pruning.pruner import Pruner, one_of
 from synbb.pruning.schedule import FromStart, exchanged
 
 if TYPE_CHECKING:
-    from synbb.pruning.actuators import Budget
+    from synbb.pruning.connections import Budget
     from synbb.pruning.evidence import Evidence, Need
     from synbb.pruning.schedule import Schedule
 

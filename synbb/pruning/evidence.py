@@ -17,8 +17,8 @@ from torch import Tensor, distributed, nn
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from synbb.pruning.actuators import ConnectionTable
     from synbb.pruning.balance import Floats
+    from synbb.pruning.connections import ConnectionTable
     from synbb.pruning.wiring import TracedLayer
 
 Need = Literal["gradients", "inputs"]

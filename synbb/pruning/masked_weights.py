@@ -19,7 +19,7 @@ from synbb.pruning.masks import check_masks
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from synbb.pruning.actuators import ConnectionTable
+    from synbb.pruning.connections import ConnectionTable
 
 Connection = Literal["kernel", "weight"]
 Revival = Literal["latent", "zero"]

@@ -1,8 +1,8 @@
 """What a training loop holds: attach to a model, call ``step()`` after the optimiser's.
 
-Masks and latent weights live in :mod:`synbb.pruning.masked_weights`, the model's parameters hold the masked values.
-:class:`Pruner` knows when masks change and what a choice may look at; its subclasses know which connections survive:
-the rule (:mod:`synbb.pruning.broadcast`), its controls, its rivals, and whole units.
+Masks and latent weights live in :mod:`synbb.pruning.masked_weights`, the model's parameters hold the masked values;
+:mod:`synbb.pruning.gathering` sees what a choice may look at. :class:`Pruner` knows when masks change; its subclasses
+know which connections survive: the rule (:mod:`synbb.pruning.broadcast`), its controls, its rivals, and whole units.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from torch import Tensor, nn
 
 from synbb.errors import SynbbError
 from synbb.pruning.activity import OnRates
-from synbb.pruning.actuators import Actuator, Budget, ConnectionTable, Scope, pattern_eligible
 from synbb.pruning.allocation import Allocation, Currency, connection_costs, erk_proportions, shares_in_proportion
-from synbb.pruning.evidence import Evidence, Gradients, InputNorms, Need
+from synbb.pruning.connections import Actuator, Budget, ConnectionTable, Scope
+from synbb.pruning.evidence import Evidence, Need
 from synbb.pruning.feedback import LayerFeedback
+from synbb.pruning.gathering import Gathering, neutral
 from synbb.pruning.masked_weights import Connection, MaskedWeights, Revival
 from synbb.pruning.masks import apply_masks, check_masks
+from synbb.pruning.pattern import check_pattern, read_pattern
 from synbb.pruning.schedule import CubicSchedule, FromStart, Schedule
 from synbb.pruning.tracing import trace
 from synbb.pruning.wiring import TracedLayer, Wiring
@@ -125,7 +127,7 @@ class Pruner(ABC):
         self.currency = budget
         self.scope = scope
         self.allocation = allocation
-        self.pattern = _pattern(pattern)
+        self.pattern = read_pattern(pattern)
         self.only, self.exclude, self.per_consumer = tuple(layers), tuple(exclude), tuple(per_consumer)
         self.statistic, self.gate, self.seed = statistic, gate, seed
         self._decay, self._count_every, self._window = decay, count_every, window
@@ -239,11 +241,18 @@ class Pruner(ABC):
         self.activity = OnRates(
             model, self.wiring.groups, decay=self._decay, every=self._count_every, statistic=self.statistic
         )
-        needs = self.needed()
-        masked = self.weights
-        self._gradients = Gradients(masked.weights, kernel=masked.kernel) if "gradients" in needs else None
-        self._inputs = InputNorms(model, self.layers) if "inputs" in needs else None
-        self._watch()
+        self._gathering = Gathering(
+            model,
+            self.layers,
+            self.table,
+            self.weights,
+            self.activity,
+            self.needed(),
+            window=self._window,
+            pattern=self.pattern,
+            seed=self.seed,
+        )
+        self._gathering.watch(self._steps, self.schedule)
         self._hooks: list[RemovableHandle] = []
         for index, weight in enumerate(self.weights.weights):
             if weight.requires_grad:
@@ -259,9 +268,7 @@ class Pruner(ABC):
 
     def detach(self) -> None:
         """Take all hooks off the model; its weights stay as they are, masked."""
-        self.activity.close()
-        if self._inputs is not None:
-            self._inputs.close()
+        self._gathering.close()
         for hook in self._hooks:
             hook.remove()
 
@@ -275,21 +282,17 @@ class Pruner(ABC):
             raise SynbbError("attach the pruner to a model first: pruner.attach(model, example_inputs, optimizer=...)")
         if self._optimizer is not None and self._taken == self._counted:
             # Mixed precision skipped the step, or there was none: what was seen since the last one is forgotten.
-            self.activity.discard()
-            if self._gradients is not None:
-                self._gradients.discard()
+            self._gathering.discard()
             return False
         self._counted = self._taken
         self._steps += 1
-        self.activity.commit()
-        if self._gradients is not None:
-            self._gradients.commit()
+        self._gathering.commit()
         refreshed = self.schedule.refreshes(self._steps) and self._gate_open()
         if refreshed:
             self._refresh(self.schedule.target(self._steps))
         else:
             self.weights.reapply()
-        self._watch()
+        self._gathering.watch(self._steps, self.schedule)
         return refreshed
 
     @contextmanager
@@ -380,9 +383,7 @@ class Pruner(ABC):
             "churn": self.churn,
             "decided_rates": torch.from_numpy(self.decided_rates.copy()),
             **self.weights.state_dict(),
-            "activity": self.activity.state_dict(),
-            "gradients": None if self._gradients is None else self._gradients.state_dict(),
-            "inputs": None if self._inputs is None else self._inputs.state_dict(),
+            **self._gathering.state_dict(),
             "own": self.own_state(),
         }
 
@@ -407,13 +408,9 @@ class Pruner(ABC):
         self._steps, self.churn = int(state["steps"]), float(state["churn"])
         self.decided_rates = state["decided_rates"].numpy().copy()
         self.weights.begin_with(state["masks"], state["latent"], "pruner state")
-        self.activity.load_state_dict(state["activity"])
-        if self._gradients is not None:
-            self._gradients.load_state_dict(state["gradients"])
-        if self._inputs is not None:
-            self._inputs.load_state_dict(state["inputs"])
+        self._gathering.load_state_dict(state)
         self.load_own_state(state["own"])
-        self._watch()
+        self._gathering.watch(self._steps, self.schedule)
 
     # ---- inside ----
 
@@ -435,59 +432,10 @@ class Pruner(ABC):
     def _check_reach(self) -> None:
         """A budget that minimum degrees or a pattern make impossible is an error now and not at the end of the ramp."""
         if self.pattern is not None:
-            keep, of = self.pattern
-            linear = [layer for layer in self.layers if layer.kind == "linear"]
-            if not linear:
-                raise SynbbError(f"pruning pattern {keep}:{of} is for linear layers, and none is masked here")
-            if self.schedule.density > keep / of:
-                raise SynbbError(
-                    f"pruning density {self.schedule.density} contradicts pattern {keep}:{of}, which leaves at most "
-                    f"{keep / of:g} of a linear layer: lower the density or drop the pattern"
-                )
-        self.choose(self.schedule.density, self._neutral())
-
-    def _neutral(self) -> Evidence:
-        """Evidence of a network of which nothing is known."""
-        even = np.ones(self.table.count)
-        return Evidence(
-            table=self.table,
-            step=0,
-            weights=even,
-            live=even > 0,
-            rates=np.full(self.wiring.unit_count, 0.5),
-            gradients=even,
-            saliency=even,
-            inputs=even,
-            eligible=self._eligible(even),
-            seed=self.seed,
-        )
-
-    def _evidence(self) -> Evidence:
-        zeros = np.zeros(self.table.count)
-        gradients, saliency = (zeros, zeros) if self._gradients is None else self._gradients.read()
-        inputs = zeros
-        if self._inputs is not None:
-            inputs = np.zeros(self.table.count)
-            for members, norms in zip(self.table.scopes("layer"), self._inputs.read(), strict=True):
-                inputs[members] = norms[self.table.source[members]]
-        weights = self.weights.norms()
-        return Evidence(
-            table=self.table,
-            step=self._steps,
-            weights=weights,
-            live=self.kept(),
-            rates=self.activity.rates(),
-            gradients=gradients,
-            saliency=saliency,
-            inputs=inputs,
-            eligible=self._eligible(weights),
-            seed=self.seed,
-        )
-
-    def _eligible(self, weights: np.ndarray) -> np.ndarray:
-        if self.pattern is None:
-            return np.ones(self.table.count, dtype=bool)
-        return pattern_eligible(self.table, weights, [layer.kind == "linear" for layer in self.layers], *self.pattern)
+            check_pattern(self.pattern, self.layers, self.schedule.density)
+        units = self.wiring.unit_count
+        unknown = neutral(self.table, self.layers, units, pattern=self.pattern, seed=self.seed)
+        self.choose(self.schedule.density, unknown)
 
     def _gate_open(self) -> bool:
         """Whether on-rates have spread enough to say something (METHOD §3: never cut by activity at step 0)."""
@@ -503,18 +451,10 @@ class Pruner(ABC):
             return True
         return False
 
-    def _watch(self) -> None:
-        """Gather gradients and inputs in the next step, if a refresh follows within the window."""
-        coming = range(self._steps + 1, self._steps + 1 + self._window)
-        self._watching = any(self.schedule.refreshes(step) for step in coming)
-        if self._inputs is not None:
-            self._inputs.watching = self._watching
-
     def _gradient_hook(self, index: int) -> Any:
         @torch.no_grad()
         def hook(gradient: Tensor) -> Tensor | None:
-            if self._gradients is not None and self._watching:
-                self._gradients.see(index, gradient, self.weights.full(index))
+            self._gathering.see(index, gradient)
             return self.weights.masked_gradient(index, gradient)
 
         return hook
@@ -529,7 +469,7 @@ class Pruner(ABC):
         return hook
 
     def _refresh(self, share: float) -> None:
-        evidence = self._evidence()
+        evidence = self._gathering.evidence(self._steps)
         if self._steps:  # before the first step there is nothing to learn from
             self.observe(evidence)
         before, kept = evidence.live, self.choose(share, evidence)
@@ -539,10 +479,7 @@ class Pruner(ABC):
             self.weights.clear_moments(self._optimizer)
         for average in self._followers:
             apply_masks(average, self.masks)
-        if self._gradients is not None:
-            self._gradients.clear()
-        if self._inputs is not None:
-            self._inputs.clear()
+        self._gathering.clear()
         # Of the connections live before, the share that was exchanged for others (beyond what the ramp cuts).
         self.churn = int(np.count_nonzero(kept & ~before)) / max(int(np.count_nonzero(before)), 1)
         self.after_refresh()
@@ -561,15 +498,6 @@ def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Refuse an option's value that is none of those allowed."""
     if value not in allowed:
         raise SynbbError(f"pruning {name} {value!r} is not one of {', '.join(allowed)}")
-
-
-def _pattern(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    keep, colon, of = str(text).partition(":")
-    if not (colon and keep.isdigit() and of.isdigit() and 0 < int(keep) < int(of)):
-        raise SynbbError(f"pruning pattern {text!r} is not of the form N:M with 0 < N < M, such as 2:4")
-    return int(keep), int(of)
 
 
 def _parameter(module: nn.Module) -> nn.Parameter:

@@ -14,9 +14,8 @@ concatenate in plain Python. Watching function calls (``TorchFunctionMode``) see
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -39,11 +38,9 @@ from synbb.pruning.calls import (
     tensors_in,
 )
 from synbb.pruning.origins import (
-    CHANGED,
     HIDDEN_UNIT,
     VALUES,
     Channels,
-    Fidelity,
     Known,
     Lost,
     Origin,
@@ -52,6 +49,7 @@ from synbb.pruning.origins import (
     gather,
     lose,
 )
+from synbb.pruning.sighting import Sightings
 from synbb.pruning.wiring import LayerKind, Observer, TracedLayer, UnitGroup, Wiring
 
 if TYPE_CHECKING:
@@ -61,14 +59,6 @@ FEW = 5
 """Layers that an error names."""
 
 UNSEEN = "an operation that torch does not show (in a scripted module, say)"
-
-
-@dataclass(frozen=True)
-class _Sight:
-    """A place where a unit group was seen during the trace."""
-
-    observer: Observer
-    fidelity: Fidelity
 
 
 class _Trace(TorchFunctionMode):
@@ -107,9 +97,7 @@ class _Trace(TorchFunctionMode):
         self._steering: set[int] = set()
         self._foreign_calls = 0
         self._normed: dict[int, str] = {}
-        self._calls: dict[str, int] = {}
-        self._inputs: dict[str, Any] = {}
-        self._sights: list[list[_Sight]] = []
+        self._sightings = Sightings(self.groups)
 
     def annotate(self, tensor: Tensor, known: Known) -> None:
         # Holding the tensor keeps its id from being given to another one.
@@ -252,8 +240,7 @@ class _Trace(TorchFunctionMode):
         """The input channels of a layer become units of their own: those of all its calls together."""
         layer = self.layers[number]
         self._consumed.setdefault(number, []).append(source)
-        seen = self._inputs.get(layer.name)
-        if not isinstance(seen, Tensor) or seen.dim() <= axis or seen.shape[axis] != layer.in_channels:
+        if not self._sightings.reads(layer.name, axis, layer.in_channels):
             raise SynbbError(
                 f"per_consumer: {layer.name!r} is not called as a module with its input as first argument, so that its "
                 "input channels cannot be observed: call it so, or leave it out"
@@ -273,7 +260,6 @@ class _Trace(TorchFunctionMode):
     def _add(self, name: str, activation: str, size: int) -> UnitGroup:
         group = UnitGroup(name, activation, size, sum(each.size for each in self.groups))
         self.groups.append(group)
-        self._sights.append([])
         return group
 
     def _activation(self, name: str, source: Known, rank: int, norm: str | None) -> Known:
@@ -296,43 +282,20 @@ class _Trace(TorchFunctionMode):
         units = tuple(frozenset({Origin("unit", number, channel)}) for channel in range(size))
         return Channels(source.axis, units, VALUES)
 
-    # ---- places to see a unit ----
+    # ---- calls of modules ----
 
     def enter(self, name: str, inputs: tuple[Any, ...]) -> None:
         """A module is called with ``inputs``."""
-        self._calls[name] = self._calls.get(name, 0) + 1
-        self._inputs[name] = inputs[0] if inputs else None
-        if inputs:
-            self._look(name, "input", inputs[0], self._calls[name] - 1)
+        given = inputs[0] if inputs else None
+        self._sightings.enter(name, given, self.known(given))
 
     def leave(self, name: str, output: object) -> None:
         """A module returns ``output``."""
         if isinstance(self._modules[name], NORMS) and isinstance(output, Tensor):
             self._normed[id(output)] = name
-        self._look(name, "output", output, self._calls[name] - 1)
+        self._sightings.leave(name, self.known(output))
 
-    def _look(self, module: str, side: Literal["input", "output"], value: object, call: int) -> None:
-        """Note every group whose channels stand unmixed and in order in ``value``."""
-        known = self.known(value)
-        if not isinstance(known, Channels) or known.fidelity == CHANGED or not module:
-            return
-        for start, origins in enumerate(known.origins):
-            first = next(iter(origins)) if len(origins) == 1 else None
-            if first is None or first.kind != "unit" or first.channel != 0:
-                continue
-            size = self.groups[first.owner].size
-            expected = tuple(frozenset({Origin("unit", first.owner, channel)}) for channel in range(size))
-            if known.origins[start : start + size] == expected:
-                observer = Observer(module, side, known.axis, start, call)
-                self._sights[first.owner].append(_Sight(observer, known.fidelity))
-
-    def _observer(self, sights: list[_Sight]) -> Observer | None:
-        """The truest sight; among equals a module called once in a pass, then the first."""
-        if not sights:
-            return None
-        best = min(sights, key=lambda sight: (-sight.fidelity, self._calls[sight.observer.module] > 1)).observer
-        call = best.call if self._calls[best.module] > 1 else None
-        return Observer(best.module, best.side, best.axis, best.start, call)
+    # ---- what was found ----
 
     def wiring(self, outputs: Iterable[Tensor]) -> Wiring:
         """What was found, once the pass has returned ``outputs``."""
@@ -346,8 +309,8 @@ class _Trace(TorchFunctionMode):
         for number, layer in enumerate(self.layers):
             layer.reads, layer.writes = _pairs(self._reads[number]), _pairs(self._writes[number])
             layer.positions = -(-self._applied[number] // self._batch)
-        for group, sights in zip(self.groups, self._sights, strict=True):
-            group.observer = self._observer(sights) if group.observer is None else group.observer
+        for number, group in enumerate(self.groups):
+            group.observer = self._sightings.observer(number) if group.observer is None else group.observer
         self._check()
         return Wiring(self.groups, self.layers, tuple(self.untraced))
 

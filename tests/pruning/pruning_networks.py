@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -125,6 +126,14 @@ class FramesAndTokens(nn.Module):
 
     def forward(self, frames: Tensor, tokens: Tensor) -> Tensor:
         return self.head(self.decoder(tokens + self.encoder(frames).mean(1, keepdim=True)))
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Linear layers of these widths with ReLU between."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
 
 
 def train(

@@ -14,7 +14,7 @@ from torch.optim import SGD, AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from synbb.errors import SynbbError
-from synbb.pruning import BudgetedBroadcast, Magnitude, RigL, apply_masks, load_masks, save_masks
+from synbb.pruning import BudgetedBroadcast, Magnitude, apply_masks, load_masks, save_masks
 
 GIVEN = torch.zeros(1, 1, 8, 8)
 
@@ -79,24 +79,6 @@ def test_accumulated_gradients_count_as_one_step_and_all_their_passes():
     at_once.step()
     assert pruner.steps == at_once.steps == 1
     assert pruner.activity.rates().tolist() == at_once.activity.rates().tolist()
-
-
-def test_accumulation_shows_gradient_rivals_the_sum_of_the_passes():
-    torch.manual_seed(0)
-    net = Chain(norm=False)
-    whole = copy.deepcopy(net)
-    made, other = SGD(net.parameters(), lr=0.0), SGD(whole.parameters(), lr=0.0)
-    pruner = RigL(0.5, ramp=10, refresh=1, window=1).attach(net, GIVEN, optimizer=made)
-    at_once = RigL(0.5, ramp=10, refresh=1, window=1).attach(whole, GIVEN, optimizer=other)
-    given = torch.randn(4, 1, 8, 8)
-    for part in given.split(1):
-        net(part).sum().backward()
-    made.step()
-    pruner.step()
-    whole(given).sum().backward()
-    other.step()
-    at_once.step()
-    assert (pruner.kept() == at_once.kept()).all()
 
 
 # ---- copies ----

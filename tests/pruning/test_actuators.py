@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from synbb.errors import SynbbError
 from synbb.pruning import balance
-from synbb.pruning.actuators import Budget, ConnectionTable, keep_balanced, keep_strongest
+from synbb.pruning.actuators import keep_balanced, keep_strongest
+from synbb.pruning.connections import Budget, ConnectionTable
 from synbb.pruning.wiring import TracedLayer
 
 BETA = 1 / 0.15
@@ -213,18 +214,6 @@ def test_an_unreachable_intersection_is_refused_whatever_the_scores():
         case.keep(0.15, "both", minimum=1)
         with pytest.raises(SynbbError, match="out of reach"):
             case.keep(0.05, "both", minimum=1)
-
-
-def test_a_kernel_weight_belongs_to_its_slice():
-    grouped = TracedLayer("layer", "conv", 2, 4, 6, 6 * 2 * 3)
-    grouped.reads = np.array([[0, 1, 2, 3], [0, 1, 2, 3]])
-    grouped.writes = np.array([[0, 5], [4, 5]])
-    table = ConnectionTable.build([grouped], [(6, 2, 3)], [3])
-    assert table.count == 36
-    assert table.fan_out(np.ones(36, bool), 6).tolist() == [9, 9, 9, 9, 0, 0]  # 3 outputs of 3 weights each
-    assert table.fan_in(np.ones(36, bool), 6).tolist() == [0, 0, 0, 0, 6, 6]
-    first_slice = table.out_pairs[1][:3]
-    assert first_slice.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(("actuator", "scope"), [("fan-out", "layer"), ("fan_out", "model")])

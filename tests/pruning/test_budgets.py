@@ -1,8 +1,7 @@
-"""What is counted, how it is divided between layers, patterns, local budgets, and the closed loop."""
+"""What is counted, how it is divided between layers, local budgets, and the closed loop."""
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,15 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pruning_networks import Chain, train
+from pruning_networks import Chain, mlp, train
 from torch import nn
 from torch.optim import SGD
 
 from synbb.errors import SynbbError
 from synbb.pruning import BudgetedBroadcast, ClosedLoop, CubicSchedule, Magnitude, Pruner, Waypoints
-from synbb.pruning.actuators import Budget, keep_balanced
+from synbb.pruning.actuators import keep_balanced
 from synbb.pruning.allocation import connection_costs, erk_proportions, shares_in_proportion
 from synbb.pruning.balance import Balance, LocalBudget, log_odds
+from synbb.pruning.connections import Budget
 from synbb.pruning.controls import UniformDegrees
 from synbb.pruning.evidence import Evidence
 from synbb.pruning.feedback import BetaFeedback, LayerFeedback
@@ -36,13 +36,6 @@ def trained(kind: type[Pruner] = BudgetedBroadcast, steps: int = 10, width: int 
     pruner.attach(net, GIVEN, optimizer=made)
     train(net, pruner, made, range(steps))
     return pruner
-
-
-def mlp(*widths: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
 
 
 # ---- currencies ----
@@ -168,27 +161,7 @@ def test_acting_only_on_units_over_budget_solves_the_local_budget_for_the_densit
     assert (rates[masked] * into[masked] / capacity[masked] <= 0.2 + 1e-9).all()
 
 
-# ---- patterns ----
-
-
-def test_two_of_four_holds_and_the_law_cuts_within_it():
-    torch.manual_seed(0)
-    net = mlp(4, 16, 32, 2)
-    optimizer = SGD(net.parameters(), lr=0.1)
-    pruner = BudgetedBroadcast(0.3, pattern="2:4", warmup=0, ramp=4, refresh=2, gate=0.0, minimum=0, count_every=1)
-    pruner.attach(net, torch.zeros(1, 4), optimizer=optimizer)
-    for _ in range(5):
-        optimizer.zero_grad()
-        net(torch.randn(64, 4)).square().mean().backward()
-        optimizer.step()
-        pruner.step()
-    mask = pruner.masks["2"]
-    assert int(mask.sum()) == round(0.3 * 512)
-    assert int(mask.reshape(32, 4, 4).sum(2).max()) <= 2
-    rows = mask.sum(1).numpy()
-    assert rows.max() <= 8
-    order = np.argsort(pruner.decided_rates[16:48], kind="stable")
-    assert rows[order[:8]].mean() > rows[order[-8:]].mean()  # the quiet listen to more
+# ---- settings ----
 
 
 @pytest.mark.parametrize(
@@ -214,15 +187,6 @@ def test_settings_that_contradict_each_other(options, message):
     made = SGD(net.parameters(), lr=0.1)
     with pytest.raises(SynbbError, match=message):
         BudgetedBroadcast(**({"density": 0.3} | options)).attach(net, torch.zeros(1, 4), optimizer=made)
-
-
-def test_a_pattern_needs_linear_layers_of_fitting_width():
-    net = Chain()
-    with pytest.raises(SynbbError, match="for linear layers, and none is masked"):
-        Magnitude(0.3, pattern="2:4").attach(net, GIVEN, optimizer=SGD(net.parameters(), lr=0.1))
-    odd = mlp(4, 15, 8, 2)
-    with pytest.raises(SynbbError, match="has 15 inputs, no multiple of 4"):
-        Magnitude(0.3, pattern="2:4").attach(odd, torch.zeros(1, 4), optimizer=SGD(odd.parameters(), lr=0.1))
 
 
 def test_layers_can_be_named_the_first_and_the_head_too():

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from synbb.errors import SynbbError
 from synbb.pruning import BudgetedBroadcast, balance
-from synbb.pruning.actuators import Budget, ConnectionTable, keep_balanced
+from synbb.pruning.actuators import keep_balanced
+from synbb.pruning.connections import Budget, ConnectionTable
 from synbb.pruning.matching import Side, match
 from synbb.pruning.wiring import TracedLayer
 

@@ -263,11 +263,11 @@ def test_frozen_rates_are_those_of_the_first_refresh():
             first = pruner.activity.rates()
     assert first is not None
     assert np.abs(pruner.activity.rates() - first).max() > 0.01
-    assert (pruner.rates_for_law(pruner._evidence()) == first).all()
+    assert (pruner.rates_for_law(pruner._gathering.evidence(pruner.steps)) == first).all()
     again = controls.FrozenRates(0.4, ramp=8, refresh=2, gate=0.0, count_every=1, decay=0.5)
     again.attach(net, torch.zeros(1, 6), optimizer=optimizer)
     again.load_state_dict(pruner.state_dict())
-    assert (again.rates_for_law(again._evidence()) == first).all()
+    assert (again.rates_for_law(again._gathering.evidence(again.steps)) == first).all()
 
 
 # ---- masks from elsewhere, scores of one's own ----

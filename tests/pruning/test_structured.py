@@ -13,6 +13,7 @@ from torch.optim import SGD
 
 from synbb.errors import SynbbError
 from synbb.pruning import Pruner
+from synbb.pruning.gathering import neutral
 from synbb.pruning.methods import UNITS, find_method
 from synbb.pruning.structured import UnitBroadcast, UnitNorm, UnitUtility
 
@@ -67,7 +68,7 @@ def test_units_that_feed_the_head_stay_and_every_group_keeps_one():
 
 def test_the_busiest_units_go_first_and_utility_weighs_them_by_weight():
     pruner = attached(UnitBroadcast, density=0.5)
-    evidence = pruner._neutral()
+    evidence = neutral(pruner.table, pruner.layers, pruner.wiring.unit_count, pattern=None, seed=0)
     rates = np.linspace(0.1, 0.9, pruner.wiring.unit_count)
     seen = type(evidence)(**{**evidence.__dict__, "rates": rates})
     scores = pruner.unit_scores(seen)
