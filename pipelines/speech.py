@@ -16,8 +16,7 @@ from typing import Annotated
 
 import typer
 
-from stages import Datasets, Overrides, RunFolder, Stages, call, evaluate, get_dataset, predict, train
-from synbb.training import load_config
+from stages import Datasets, Overrides, RunFolder, Stages, call, evaluate, get_dataset, predict, settings_of, train
 
 
 def main(
@@ -27,7 +26,7 @@ def main(
     to: Datasets = Path("data"),
 ) -> None:
     """Fetch, train, evaluate and transcribe; skip what is current."""
-    settings = load_config(config, overrides or [])
+    settings = settings_of(config, overrides, "speech")
     run = output or Path("runs") / config.stem
     stages = Stages(run / "pipeline.json")
 

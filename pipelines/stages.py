@@ -17,7 +17,7 @@ from synbb.datasets import fetch
 from synbb.errors import SynbbError
 from synbb.evaluation.run_report import in_words
 from synbb.prediction import evaluate_run, predict_files
-from synbb.training import leads, start
+from synbb.training import RunConfig, leads, load_config, start
 from synbb.training.checkpoint import file_sha256, write_json
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")]
@@ -42,6 +42,18 @@ class Stages:
         work()
         write_json(self._file, {**done, name: mark})
         return True
+
+
+def settings_of(config: Path, overrides: list[str] | None, task: str) -> RunConfig:
+    """The settings of a run, which must be of the pipeline's task.
+
+    Raises:
+        SynbbError: they are wrong, or of another task.
+    """
+    settings = load_config(config, overrides or [])
+    if settings.task != task:
+        raise SynbbError(f"{config} is of task {settings.task!r}: run it with pipelines/{settings.task}.py")
+    return settings
 
 
 def get_dataset(name: str, to: Path) -> None:
@@ -96,7 +108,7 @@ def predict(stages: Stages, run: Path, name: str, source: Path, table: Path) -> 
         name,
         {"weights": file_sha256(run / "weights/last.safetensors"), "source": str(source)},
         [table],
-        lambda: predict_files(run, source, table, say=say),
+        lambda: predict_files(run, source, table, overwrite=True, say=say),
     )
 
 

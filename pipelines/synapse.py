@@ -17,14 +17,13 @@ from typing import Annotated, Any
 
 import typer
 
-from stages import Datasets, Overrides, RunFolder, Stages, call, get_dataset, say, train
+from stages import Datasets, Overrides, RunFolder, Stages, call, get_dataset, say, settings_of, train
 from synbb.cli.console import console, progress
 from synbb.errors import SynbbError
 from synbb.evaluation import evaluate_volumes
 from synbb.inference.objects import segment
 from synbb.prediction.volumes import predict
 from synbb.tasks.annotated import VolumeSettings
-from synbb.training import load_config
 from synbb.training.checkpoint import file_sha256
 from synbb.volumes import Box, open_volume, placement
 
@@ -36,7 +35,7 @@ def main(
     to: Datasets = Path("data"),
 ) -> None:
     """Fetch, train, predict, segment and evaluate; skip what is current."""
-    settings = load_config(config, overrides or [])
+    settings = settings_of(config, overrides, "synapse")
     run = output or Path("runs") / config.stem
     stages = Stages(run / "pipeline.json")
 

@@ -40,8 +40,11 @@ def validated(kind: type[S], values: object, source: str) -> S:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
+        details = [dict(detail) for detail in error.errors()]
+        # A list whose items are wrong is also called too short.
+        shorn = [each for each in details if not (each["type"] == "too_short" and _has_inner(each, details))]
         # The branches of a union complain one by one, often in the same words.
-        problems = dict.fromkeys(_problem(kind, dict(detail)) for detail in error.errors())
+        problems = dict.fromkeys(_problem(kind, detail) for detail in shorn)
         raise SynbbError(f"{source}: " + "; ".join(problems)) from None
 
 
@@ -49,6 +52,12 @@ def nearest(word: str, valid: Sequence[str]) -> str:
     """The tail of an error message: the nearest valid word, or all of them."""
     close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; valid are {', '.join(sorted(valid))}"
+
+
+def _has_inner(detail: dict[str, Any], details: Sequence[dict[str, Any]]) -> bool:
+    """Whether something inside of what ``detail`` complains of is wrong, too."""
+    depth = len(detail["loc"])
+    return any(len(each["loc"]) > depth and each["loc"][:depth] == detail["loc"] for each in details)
 
 
 def _problem(kind: type[BaseModel], detail: dict[str, Any]) -> str:

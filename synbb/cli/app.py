@@ -17,7 +17,8 @@ from synbb.errors import SynbbError
 
 app = typer.Typer(
     name="synbb",
-    help="Find every synapse in EM volumes: train, prune, predict, segment, evaluate.",
+    help="Find every synapse in EM volumes: train, prune, predict, segment, evaluate. Networks for speech and faces "
+    "are trained, pruned and compared by the same commands.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from synbb.inference.drivers import Driver
 
 
+FOR_FILES = {
+    *("run", "volume", "output", "named_output", "weights", "device", "allow_unfinished", "overwrite", "context")
+}
+"""What is of use with a run that predicts files."""
+
+
 def command(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
     volume: Annotated[
         str,
@@ -82,6 +89,7 @@ def command(
     allow_unfinished: Annotated[
         bool, typer.Option("--allow-unfinished", help="Predict although the masks of the run are not final.")
     ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT, a CSV, where it is there.")] = False,
     cluster: Annotated[
         str | None,
         typer.Option(metavar="local:N|tcp://HOST:8786|FILE.yaml", help="Blocks on workers of a dask cluster."),
@@ -108,11 +116,11 @@ def command(
     """Predict synapse probabilities over a volume of any size; started again, it does only what is missing.
 
     With a run on faces or speech INPUT is a folder of images or audio, or one file, OUTPUT a CSV of embeddings or
-    transcripts; of the options --weights, --device and --allow-unfinished then apply.
+    transcripts; of the options --weights, --device, --allow-unfinished and --overwrite then apply.
     """
     from synbb.cli import segment as segmenting
     from synbb.cli.console import console, progress
-    from synbb.cli.values import three_integers
+    from synbb.cli.values import given_on_command_line, three_integers
     from synbb.errors import SynbbError
     from synbb.inference.output import remove_output
     from synbb.prediction.files import predict_files, predicts_files
@@ -137,10 +145,10 @@ def command(
     if cluster is not None and worker:
         raise SynbbError("--cluster and --worker are two ways of the same; choose one")
     if predicts_files(run):
-        named = {"--region": region, "--mask": mask, "--segment": segment, "--cluster": cluster, "--worker": worker}
-        given = [name for name, value in named.items() if value]
+        given = [name for name in given_on_command_line(context) if name not in FOR_FILES]
         if given:
-            raise SynbbError(f"{', '.join(given)}: of use with volumes alone, and {run} is a run that predicts files")
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise SynbbError(f"{options}: of use with volumes alone, and {run} is a run that predicts files")
         predict_files(
             run,
             Path(volume),
@@ -148,9 +156,12 @@ def command(
             which=weights,
             device=device,
             allow_unfinished=allow_unfinished,
+            overwrite=overwrite,
             say=lambda line: console.print(line, markup=False),
         )
         return
+    if overwrite:
+        raise SynbbError("--overwrite is of use with runs that predict files; remove OUTPUT to predict a volume anew")
     driver: Driver | None = None
     if worker:
         from synbb.inference.leased import LeasedDriver

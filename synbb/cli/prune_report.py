@@ -66,8 +66,8 @@ def _lines(values: dict[str, Any], refreshes: list[dict[str, Any]]) -> list[str]
         )
     if values["dense_macs"]:
         lines.append(
-            f"{values['macs']:,} multiply-accumulates a sample, {values['macs'] / values['dense_macs']:.4f} "
-            "of the dense ones"
+            f"{values['macs']:,} multiply-accumulates for one example input, "
+            f"{values['macs'] / values['dense_macs']:.4f} of the dense ones"
         )
     lines.append(f"{values['dead']} of {values['units']} units dead (first layers included)")
     if refreshes:
@@ -85,7 +85,10 @@ def _coding(values: dict[str, Any]) -> Any:
     held_out = values["held_out"]
     title = "coding of the units"
     if held_out is not None:
-        title += f"; held-out: {held_out['inputs']} validation samples, evaluation mode, on where h > 0"
+        title += (
+            "; training: by the run's pruning.statistic; held-out: "
+            f"{held_out['inputs']} validation samples, evaluation mode, on where h > 0"
+        )
     table = _table(title, "figure", ("training", "held-out"))
     other = held_out or {}
     table.add_row("coding entropy, bit a unit", _number(values["entropy"]), _number(other.get("entropy")))

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from synbb.errors import SynbbError
 from synbb.volumes.box import Triple, triple
+
+if TYPE_CHECKING:
+    import typer
 
 READABLE = "Zarr, N5, precomputed (also s3://, gs://, https://), HDF5 (file.h5:dataset), TIFF file, folder of sections."
 
@@ -43,3 +48,10 @@ def three_numbers(text: str, option: str) -> tuple[float, float, float]:
     except ValueError:
         raise SynbbError(f"{option} {text!r} must be three numbers z,y,x, for example 1200,3400,2800") from None
     return z, y, x
+
+
+def given_on_command_line(context: typer.Context) -> list[str]:
+    """Names of the parameters of a command that a person has given."""
+    names = [parameter.name or "" for parameter in context.command.params]
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]

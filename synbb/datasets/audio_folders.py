@@ -277,13 +277,23 @@ def audio_seconds(path: str | Path) -> float:
         return _frames(opened, file) / int(opened.samplerate)
 
 
-@contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    """A recording, open; what goes wrong with it names it."""
+def audio_library() -> Any:
+    """The library soundfile.
+
+    Raises:
+        SynbbError: it is not installed.
+    """
     try:
         import soundfile  # an extra: nothing but speech needs it
     except (ImportError, OSError) as error:  # OSError: the package is there, libsndfile is not
         raise SynbbError(f'audio needs the library soundfile ({error}): pip install "synbb[speech]"') from None
+    return soundfile
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """A recording, open; what goes wrong with it names it."""
+    soundfile = audio_library()
     if not file.is_file():
         raise SynbbError(f"{file}: no such audio file")
     if file.stat().st_size == 0:

@@ -114,8 +114,8 @@ def power_lines(comparison: Comparison, differences: list[Compared], seeds: int,
     for score in comparison.scores:
         found = [each.difference for each in differences if each.score == score]
         known = [each.sd for each in found if each.seeds >= 2]
-        if known:
-            pooled = (sum(sd**2 for sd in known) / len(known)) ** 0.5
+        pooled = (sum(sd**2 for sd in known) / len(known)) ** 0.5 if known else 0.0
+        if pooled:
             least = smallest_detectable(pooled, seeds, comparisons)
             lines.append(
                 f"{score}: paired SD over seeds {pooled:.3f}; {seeds} seeds find a difference of {least:.3f} with "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from synbb.errors import SynbbError
@@ -34,17 +34,19 @@ def predict_files(
     which: str = "last",
     device: str = "auto",
     allow_unfinished: bool = False,
+    overwrite: bool = False,
     say: Callable[[str], None],
 ) -> None:
-    """Predict the files of ``source`` into a CSV.
+    """Predict the files of ``source`` into a CSV; files that cannot be read are listed in a second one beside it.
 
     Args:
         run_path: folder of the run.
         source: folder of files, or one file.
-        output: the CSV; replaced when it is there.
+        output: the CSV.
         which: weights, ``last`` or ``best``.
         device: of torch, or ``auto``.
         allow_unfinished: predict although the masks are not final.
+        overwrite: replace ``output`` where it is there.
         say: prints a line for a person.
 
     Raises:
@@ -53,20 +55,21 @@ def predict_files(
     """
     if output.suffix.lower() != ".csv":
         raise SynbbError(f"{output}: predictions of files are a table; name the output something.csv")
+    if output.exists() and not overwrite:
+        raise SynbbError(f"{output} exists; choose another name, or pass --overwrite")
     trained = Trained.open(run_path, which, allow_unfinished=allow_unfinished)
     task = trained.file_predictor("files are predicted by runs on speech or faces")
     place = device_named(device)
     net = trained.load(task.build_model()).to(place)
     table = task.predict_files(net, source, place)
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(table.columns)
-    writer.writerows(table.rows)
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(output, buffer.getvalue().encode())
+    _write(output, table.columns, table.rows)
+    left_out = output.with_suffix(".left-out.csv")
+    left_out.unlink(missing_ok=True)
     if table.skipped:
-        more = f"; and {len(table.skipped) - SHOWN} more" if len(table.skipped) > SHOWN else ""
-        say(f"{len(table.skipped)} files left out: {'; '.join(table.skipped[:SHOWN])}{more}")
+        _write(left_out, ["reason"], [[reason] for reason in table.skipped])
+        more = f"; and more, all in {left_out}" if len(table.skipped) > SHOWN else ""
+        say(f"left out ({len(table.skipped)}): {'; '.join(table.skipped[:SHOWN])}{more}")
     for note in table.notes:
         say(note)
     say(f"{len(table.rows)} files in {output}")
@@ -74,3 +77,11 @@ def predict_files(
     for key in ("licence", "citation"):
         if facts.get(key):
             say(f"{key} of the training data: {facts[key]}")
+
+
+def _write(file: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_atomically(file, buffer.getvalue().encode())

@@ -19,6 +19,7 @@ from synbb.tasks.faces import FacesTask, files_of
 from synbb.training.checkpoint import write_atomically
 
 Say = Callable[[str], None]
+WANTED = "people are enrolled and identified by runs on faces"
 
 
 def enroll(
@@ -112,11 +113,8 @@ def identify(
 
 def _opened(run_path: Path, which: str, device: str) -> tuple[Trained, FacesTask, nn.Module, str]:
     trained = Trained.open(run_path, which)
-    task = trained.file_predictor("people are enrolled and identified by runs on faces")
+    task = trained.file_predictor(WANTED)
     if not isinstance(task, FacesTask):
-        raise SynbbError(
-            f"{run_path}: people are enrolled and identified by runs on faces, and this run is of task "
-            f"{trained.config.task!r}"
-        )
+        raise trained.wrong_task(WANTED)
     place = device_named(device)
     return trained, task, trained.load(task.build_model()).to(place), place

@@ -72,9 +72,13 @@ class Trained:
         """
         task = make_task(self.config)
         if not isinstance(task, PredictsFiles):
-            raise SynbbError(f"{self.run.path}: {wanted}, and this run is of task {self.config.task!r}")
+            raise self.wrong_task(wanted)
         task.restore(self.run.data_facts())
         return task
+
+    def wrong_task(self, wanted: str) -> SynbbError:
+        """The error that this run is of another task; ``wanted`` says of which it would have to be, and for what."""
+        return SynbbError(f"{self.run.path}: {wanted}, and this run is of task {self.config.task!r}")
 
 
 def device_named(name: str) -> str:

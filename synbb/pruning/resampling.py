@@ -153,7 +153,13 @@ def _equal_error(accepted: Floats) -> Floats:
 
 
 def interval(counts: Resampled, replicates: int = 2000, seed: int = 0, level: float = 0.05) -> tuple[float, float]:
-    """Percentile bootstrap interval of one score over its units; what varies with the seed of training is not in it."""
+    """Percentile bootstrap interval of one score over its units; what varies with the seed of training is not in it.
+
+    Returns:
+        Both ends; nan where there are no units to draw from, or no more than one.
+    """
+    if sum(counts.units.values()) < 2:
+        return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
     draws = {name: rng.multinomial(n, np.full(n, 1 / n), size=replicates) for name, n in counts.units.items() if n}
     if len(draws) < len(counts.units):

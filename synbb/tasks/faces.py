@@ -22,17 +22,8 @@ from synbb.datasets import find_dataset, load_manifest
 from synbb.datasets.face_folders import ENDINGS, list_faces, read_pairs
 from synbb.datasets.ordering import natural
 from synbb.errors import SynbbError
-from synbb.evaluation.verification import (
-    Ranking,
-    accepted_at,
-    count_all_pairs,
-    equal_error_threshold,
-    mean_by_identity,
-    pair_histograms,
-    rank,
-)
+from synbb.evaluation.verification import mean_by_identity
 from synbb.models.face_resnet import FaceNet, build_face_resnet, cosine_margin_loss
-from synbb.pruning.resampling import Resampled
 from synbb.schema import Settings
 from synbb.tasks.base import Batch, HeldOut, Table, Validation
 from synbb.tasks.face_images import (
@@ -48,14 +39,13 @@ from synbb.tasks.face_images import (
     standardised,
     told,
 )
+from synbb.tasks.face_scores import FaceScores, score_gallery, score_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 Floats = NDArray[np.float64]
 EMBEDDED_AT_ONCE = 64
-FALSE_ALARMS = (0.1, 0.01)
-"""Shares of strangers named, and of impostor pairs accepted, at which rates are told."""
 
 
 class FaceData(Settings):
@@ -277,11 +267,14 @@ class FacesTask:
         """Scores of the protocol on the validation images; the threshold of equal errors there."""
         if not self._validation.faces:
             return None
-        scores, counts, _ = self._scored(model, device, self._validation, None)
-        return Validation(scores, self._main, {"threshold": equal_error_threshold(counts.sum(axis=0))})
+        found = self._scored(model, device, self._validation, None)
+        return Validation(found.figures, self._main, {"threshold": found.threshold})
 
     def score(self, model: nn.Module, device: Any, decision: dict[str, Any]) -> HeldOut | None:
-        """Scores of the protocol on the test images, opened here, and what was counted by probe or identity."""
+        """Scores of the protocol on the test images, opened here, and what was counted by probe or identity.
+
+        Where there is a gallery, the case of each image too; with ``open_set``, nobody is named below the threshold.
+        """
         chosen = self._choose("test")
         if not chosen.faces:
             return None
@@ -289,78 +282,30 @@ class FacesTask:
         pairs = None
         if self._data.pairs is not None:
             pairs = np.array(read_pairs(self._data.pairs, chosen.faces), np.int64)
-        scores, counts, found = self._scored(model, device, chosen, pairs)
+        found = self._scored(model, device, chosen, pairs)
         threshold = decision.get("threshold")
-        if threshold is not None and found is not None:
-            scores["named_right_at_threshold"] = found.identified_at(float(threshold))
-            if not found.known.all():
-                scores["strangers_named_at_threshold"] = found.alarms_at(float(threshold))
-        resampled = {
-            "roc_auc": Resampled("roc_auc", {"identities": counts}),
-            "equal_error": Resampled("equal_error", {"identities": counts}),
+        at_threshold = {} if threshold is None else found.figures_at(float(threshold))
+        scores = {
+            **found.figures,
+            **at_threshold,
+            "images": len(chosen.faces),
+            "identities": len(chosen.identities),
         }
-        if found is not None:
-            right = np.stack([found.correct, np.ones_like(found.correct)], axis=1).astype(np.int64)[found.known]
-            resampled["rank_1"] = Resampled("ratio", {"probes": right})
-        scores |= {"images": len(chosen.faces), "identities": len(chosen.identities)}
-        return HeldOut(scores, self._main, resampled)
+        cases = found.cases(threshold if self._data.protocol == "open_set" else None)
+        return HeldOut(scores, self._main, found.resampled(), cases=cases)
 
     @property
     def _main(self) -> str:
         return "roc_auc" if self._data.protocol == "verification" else "rank_1"
 
-    def _scored(
-        self, model: nn.Module, device: Any, chosen: Chosen, pairs: NDArray[np.int64] | None
-    ) -> tuple[dict[str, float], NDArray[np.int64], Ranking | None]:
-        """Figures, histograms of genuine and impostor cosines by identity, and the ranking of the probes."""
+    def _scored(self, model: nn.Module, device: Any, chosen: Chosen, pairs: NDArray[np.int64] | None) -> FaceScores:
         probes = self.embeddings(model, [face.path for face in chosen.faces], device)
-        names = [face.identity for face in chosen.faces]
-        owner = chosen.owners()
-        found = None
-        scores: dict[str, float] = {}
         if self._data.protocol == "verification":
-            counts = self._pairs(probes, chosen, owner, pairs)
-        else:
-            trained = [face.path for face in self._train.faces]
-            gallery, known = mean_by_identity(
-                self.embeddings(model, trained, device), [face.identity for face in self._train.faces]
-            )
-            found = rank(gallery, known, probes, names)
-            scores["rank_1"] = found.rank_1
-            if self._data.protocol == "open_set":
-                for share in FALSE_ALARMS:
-                    scores[f"identified_at_{share:g}"] = found.identified_at(found.threshold_at(share))
-            genuine = np.array([[one == name for one in known] for name in names], dtype=bool)
-            unit = np.repeat(owner, len(known))
-            counts = pair_histograms((probes @ gallery.T).ravel(), genuine.ravel(), unit, len(chosen.identities))
-        total = counts.sum(axis=0)
-        if not total.sum(axis=1).all():
-            raise SynbbError("data.images: no genuine pair, or no impostor, can be made of the images that are scored")
-        for name in ("roc_auc", "equal_error"):
-            scores[name] = Resampled(name, {"all": total[None]}).score()
-        for share in FALSE_ALARMS:
-            scores[f"accepted_at_{share:g}"] = accepted_at(total, share)[0]
-        return scores, counts, found
-
-    @staticmethod
-    def _pairs(
-        embeddings: Floats, chosen: Chosen, owner: NDArray[np.int64], pairs: NDArray[np.int64] | None
-    ) -> NDArray[np.int64]:
-        """Histograms by identity: the listed pairs, or all within each folder."""
-        identities = len(chosen.identities)
-        if pairs is not None:
-            one, other = pairs.T
-            cosines = (embeddings[one] * embeddings[other]).sum(axis=1)
-            return pair_histograms(cosines, owner[one] == owner[other], owner[one], identities)
-        parts = []
-        for source in np.unique(chosen.sources):
-            inside = chosen.sources == source
-            own, local = np.unique(owner[inside], return_inverse=True)
-            part = count_all_pairs(embeddings[inside], local)
-            whole = np.zeros((identities, *part.shape[1:]), np.int64)
-            whole[own] = part
-            parts.append(whole)
-        return np.asarray(sum(parts), np.int64)
+            return score_pairs(probes, chosen, pairs)
+        faces = self._train.faces
+        trained = self.embeddings(model, [face.path for face in faces], device)
+        gallery, people = mean_by_identity(trained, [face.identity for face in faces])
+        return score_gallery(probes, chosen, gallery, people, strangers=self._data.protocol == "open_set")
 
     @torch.no_grad()
     def embeddings(self, model: nn.Module, paths: Sequence[Path], device: Any) -> Floats:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from synbb.datasets import find_dataset, load_manifest
 from synbb.errors import SynbbError
-from synbb.evaluation.words import WordErrors, errors_by_frequency, frequency_thirds, score_words, sum_by_unit
+from synbb.evaluation.words import THIRDS, WordErrors, errors_by_frequency, frequency_thirds, score_words, sum_by_unit
 from synbb.models.speech_transformer import REDUCTION, SpeechTransformer, build_speech_transformer
 from synbb.pruning.resampling import Resampled
 from synbb.schema import Settings
@@ -50,6 +50,7 @@ IGNORED = -1
 MIXED = 32
 """Batches whose utterances are sorted by length, so that little is padding."""
 FLOAT = 4  # bytes
+FALLBACK = 20.0  # s, of a task without data
 
 
 class VocabularySettings(Settings):
@@ -80,7 +81,8 @@ class SpeechData(Settings):
         augment: random changes of training utterances.
         cache_mib: memory for frames; a split that fits is decoded once before training, of a larger one the headers are
             looked at.
-        longest: s; recordings to be transcribed are cut at pauses into pieces of at most this length.
+        longest: s; recordings to be transcribed are cut at pauses into pieces of at most this length, by default that
+            of the longest training utterance: a network does badly at lengths it has never heard.
     """
 
     corpora: Annotated[tuple[CorpusPart, ...], Field(min_length=1)]
@@ -91,7 +93,7 @@ class SpeechData(Settings):
     on_bad: Literal["error", "skip"] = "error"
     augment: SpeechAugmentation = SpeechAugmentation()
     cache_mib: PositiveInt = 1024
-    longest: Annotated[float, Field(ge=1)] = 20.0
+    longest: Annotated[float, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -118,6 +120,7 @@ class SpeechTask:
         self._reader = FeatureReader(data.features, cache_bytes=data.cache_mib * 2**20)
         self._vocabulary: Vocabulary = Characters("")
         self._train = self._validation = Chosen()
+        self._longest = FALLBACK
         self._local = threading.local()
 
     # ---- data ----
@@ -139,19 +142,29 @@ class SpeechTask:
             raise SynbbError("data.corpora: the training transcripts are others than when the run was begun")
         self._train, self._validation = self._writable(train), self._writable(validation)
         self._check_apart("validation", self._validation)
+        self._longest = max(each.seconds for each in self._train.heard)
+        test = self._checked_test()
         lines = told("train", self._train)
         if self._validation.heard:
             lines += told("validation", self._validation)
         else:
             lines.append("no entry has split: validation: nothing is validated")
+        lines += told("test", test) if test.heard else []
         lines.append(f"{self._vocabulary.size - 1} {self._data.vocabulary.kind}")
         return [*lines, *self._reader.notes()]
 
     def restore(self, facts: dict[str, Any]) -> None:
         """Be ready to build the network and to transcribe without the data of the run; see the facts of a run."""
         self._vocabulary = restore_vocabulary(facts["vocabulary"])
+        self._longest = float(facts["longest"])
 
-    def _choose(self, split: str) -> Chosen:
+    def _checked_test(self, *, decode: bool = False) -> Chosen:
+        """The test utterances; what is wrong with their lists and headers shows before a network is trained."""
+        test = self._writable(self._choose("test", decode=decode))
+        self._check_apart("test", test)
+        return test
+
+    def _choose(self, split: str, *, decode: bool = True) -> Chosen:
         features = self._data.features
         a_second = FLOAT * features.mels * 1000 / features.hop  # bytes of frames
         return choose(
@@ -160,7 +173,7 @@ class SpeechTask:
             self._reader,
             case=self._data.vocabulary.case,
             skip_bad=self._data.on_bad == "skip",
-            decode=self._data.cache_mib * 2**20 / a_second,
+            decode=self._data.cache_mib * 2**20 / a_second if decode else 0.0,
         )
 
     def _make_vocabulary(self, texts: Sequence[str]) -> Vocabulary:
@@ -330,19 +343,18 @@ class SpeechTask:
 
     def score(self, model: nn.Module, device: Any, decision: dict[str, Any]) -> HeldOut | None:  # noqa: ARG002
         """Error rates on the test utterances, opened here, by how frequent words are in training too."""
-        chosen = self._choose("test")
+        chosen = self._checked_test(decode=True)
         if not chosen.heard:
             return None
-        chosen = self._writable(chosen)
-        self._check_apart("test", chosen)
         written = self._transcriber().utterances(model, chosen.heard, device, self._model.decoding)
         found = score_words(chosen.texts, written)
         scores = {"word_accuracy": 1 - found.wer, "wer": found.wer, "cer": found.cer}
         counts = {"wer": found.words.counts, "cer": found.characters.counts}
-        missed = errors_by_frequency(chosen.texts, written, frequency_thirds(self._train.texts))
-        for name, share in missed.shares.items():
-            if not math.isnan(share):
-                scores[f"missed_{name}"], counts[f"missed_{name}"] = share, missed.counts[name]
+        if len({word for text in self._train.texts for word in text.split()}) >= len(THIRDS):
+            missed = errors_by_frequency(chosen.texts, written, frequency_thirds(self._train.texts))
+            for name, share in missed.shares.items():
+                if not math.isnan(share):
+                    scores[f"missed_{name}"], counts[f"missed_{name}"] = share, missed.counts[name]
         unit, names = _units(chosen)
         summed = {name: sum_by_unit(each, names)[0] for name, each in counts.items()}
         resampled = {name: Resampled("error_rate", {unit: each}) for name, each in summed.items()}
@@ -354,7 +366,7 @@ class SpeechTask:
     # ---- prediction ----
 
     def _transcriber(self) -> Transcriber:
-        return Transcriber(self._reader, self._vocabulary, self._model, self._data.longest)
+        return Transcriber(self._reader, self._vocabulary, self._model, self._data.longest or self._longest)
 
     def predict_files(self, model: nn.Module, source: Path, device: Any) -> Table:
         """The transcript of every audio file of a folder; long ones are cut at pauses; those that are none are told.
@@ -370,23 +382,33 @@ class SpeechTask:
         if self._data.dataset is not None:
             dataset = find_dataset(self._data.dataset, load_manifest())
             about = {"licence": dataset.licence, "citation": dataset.citation}
-        return {"vocabulary": self._vocabulary.facts(), **about}
+        left_out = [*self._train.skipped, *self._validation.skipped]
+        return {
+            "vocabulary": self._vocabulary.facts(),
+            "longest": self._longest,
+            **({"left_out": left_out} if left_out else {}),
+            **about,
+        }
 
     def close(self) -> None:
         """Nothing is held open."""
 
 
 def _cases(chosen: Chosen, written: Sequence[str], found: WordErrors) -> Table:
-    """Every utterance, those with the most wrong words first."""
+    """Every utterance, those with the largest share of wrong words first."""
     rows = [
         [str(each.utterance.path), each.utterance.speaker or "", each.text, text, str(errors), str(words)]
         for each, text, (errors, words) in zip(chosen.heard, written, found.words.counts.tolist(), strict=True)
     ]
     columns = ["audio", "speaker", "said", "written", "wrong_words", "words"]
-    return Table(columns, sorted(rows, key=lambda row: -int(row[4])))
+    return Table(columns, sorted(rows, key=lambda row: (-int(row[4]) / int(row[5]), -int(row[4]))))
 
 
 def _units(chosen: Chosen) -> tuple[str, list[str]]:
-    """What a bootstrap draws anew, and the unit of each utterance: speakers, where all are known."""
+    """What a bootstrap draws anew, and the unit of each utterance: speakers, where there are several, all known."""
     named = [each.utterance.speaker or "" for each in chosen.heard]
-    return ("speakers", named) if all(named) else ("utterances", [str(each.utterance.path) for each in chosen.heard])
+    return (
+        ("speakers", named)
+        if all(named) and len({*named}) > 1
+        else ("utterances", [str(each.utterance.path) for each in chosen.heard])
+    )

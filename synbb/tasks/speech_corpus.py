@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from synbb.datasets.audio_folders import Layout, Utterance, audio_seconds, read_corpus
+from synbb.datasets.audio_folders import Layout, Utterance, audio_library, audio_seconds, read_corpus
 from synbb.datasets.ordering import natural
 from synbb.errors import SynbbError
 from synbb.schema import Settings
@@ -65,7 +65,8 @@ class CorpusPart(Settings):
             nameless = next((each.path for each in found if each.speaker is None), None)
             if nameless is not None:
                 raise SynbbError(
-                    f"data.corpora: the speaker of {nameless} is not known, and {self.corpus} is divided by them"
+                    f"data.corpora: the speaker of {nameless} is not known, and {self.corpus} is divided by them: give "
+                    "its table a column `speaker`, or each split a table of its own"
                 )
             names = natural(Path(name) for name in {str(each.speaker) for each in found})
             kept = self._speakers([name.name for name in names])
@@ -152,6 +153,7 @@ def choose(
     Raises:
         SynbbError: a corpus or file cannot be read; the file is named.
     """
+    audio_library()  # what is wrong without it is no file's fault
     skipped: list[str] = []
     found: list[tuple[Utterance, float]] = []
     for part in parts:
@@ -245,10 +247,16 @@ def needed_positions(tokens: Sequence[int]) -> int:
 
 def told(split: str, chosen: Chosen) -> list[str]:
     """Lines for a person: how many utterances, and what was left out."""
-    who = f" of {len(chosen.speakers)} speakers" if chosen.speakers else ""
-    lines = [f"{split}: {len(chosen.heard)} utterances{who}, {chosen.seconds / 60:.1f} min"]
+    who = f" of {counted(len(chosen.speakers), 'speaker')}" if chosen.speakers else ""
+    length = f"{chosen.seconds / 60:.1f} min" if chosen.seconds >= 60 else f"{chosen.seconds:.1f} s"
+    lines = [f"{split}: {counted(len(chosen.heard), 'utterance')}{who}, {length}"]
     if chosen.skipped:
         shown = "; ".join(chosen.skipped[:SHOWN])
         more = f"; and {len(chosen.skipped) - SHOWN} more" if len(chosen.skipped) > SHOWN else ""
-        lines.append(f"{split}: {len(chosen.skipped)} utterances left out: {shown}{more}")
+        lines.append(f"{split}: {counted(len(chosen.skipped), 'utterance')} left out: {shown}{more}")
     return lines
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, in words."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

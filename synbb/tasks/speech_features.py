@@ -122,11 +122,11 @@ class FeatureReader:
         """What was done to files so far; each is told once."""
         with self._lock:
             lines = [
-                f"{count} files of {rate:,} Hz resampled to {self.settings.rate:,} Hz"
+                f"{count} of the files had {rate:,} Hz and were resampled to {self.settings.rate:,} Hz"
                 for rate, count in sorted(self._rates.items())
             ]
             if self._several:
-                lines.append(f"{self._several} files of several channels: their mean was taken")
+                lines.append(f"{self._several} of the files had several channels, whose mean was taken")
             self._rates, self._several = {}, 0
         return lines
 

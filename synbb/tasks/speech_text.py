@@ -114,8 +114,8 @@ class Subwords:
         except (RuntimeError, OSError) as error:
             why = str(error).split("] ")[-1].strip()
             raise SynbbError(
-                f"data.vocabulary.size={size}: sentencepiece cannot make so many pieces of {len(texts)} training "
-                f"transcripts ({why}); ask for fewer, or take data.vocabulary.kind=characters"
+                f"data.vocabulary.size={size}: sentencepiece cannot make that many pieces of {len(texts)} training "
+                f"transcripts ({why}); change it, or take data.vocabulary.kind=characters"
             ) from None
         return cls(found.getvalue())
 

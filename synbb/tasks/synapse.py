@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 import threading
 from itertools import combinations, product
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,14 +19,14 @@ from synbb.inference.block_work import quantise
 from synbb.inference.region import region_blocks
 from synbb.models.receptive_field import receptive_field
 from synbb.models.unet import build_unet, total_stride
-from synbb.schema import Settings
 from synbb.tasks.annotated import AnnotatedVolume, VolumeSettings
-from synbb.tasks.augment import Augmentation, augmentation, augmented
+from synbb.tasks.augment import augmentation, augmented
 from synbb.tasks.base import Batch, HeldOut, Validation
 from synbb.tasks.held_out import HeldOutCounts
 from synbb.tasks.object_choice import LARGEST, ObjectSearch, RegionOfObjects, choose_rules
 from synbb.tasks.positives import MAX_POSITIVES
 from synbb.tasks.sampling import Patch, PatchSampler, fitting_sampler
+from synbb.tasks.synapse_settings import SynapseData, UnetSettings
 from synbb.volumes import Box
 from synbb.volumes.box import triple
 from synbb.volumes.opening import is_there
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
     from synbb.volumes.box import Triple
 
-PositiveInt = Annotated[int, Field(gt=0)]
 FOREGROUND_PRIOR = 0.01
 """Share of foreground that an untrained network expects: synapses take about one voxel in a hundred."""
 SMALLEST_OBJECT = 0.1
@@ -46,72 +44,6 @@ SMALLEST_OBJECT = 0.1
 HALO_LIMIT: Triple = (10, 48, 48)
 HELD_OUT_SEED = 0
 """Places of held-out patches do not depend on the run's seed: runs are compared on the same ones."""
-
-
-class SynapseData(Settings):
-    """Where the volumes are and how patches are drawn from them.
-
-    Attributes:
-        volumes: annotated volumes, each with its split.
-        dataset: entry of ``data_manifest.yaml`` that the volumes come from; pipelines fetch it when it is missing.
-        patch: z, y, x of a training patch, working voxels.
-        positive_fraction: share of patches drawn around a foreground voxel; the rest is uniform.
-        percentiles: of each volume's tissue that become 0 and 1.
-        augment: probabilities of the random changes.
-        cache_mib: memory for decoded chunks of the training stream, per volume array.
-        objects: rules of objects that are tried on the validation split; null tries the usual ones, false none.
-    """
-
-    volumes: Annotated[tuple[VolumeSettings, ...], Field(min_length=1)]
-    dataset: str | None = None
-    patch: tuple[PositiveInt, PositiveInt, PositiveInt] = (12, 96, 96)
-    positive_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
-    percentiles: tuple[float, float] = (1.0, 99.0)
-    augment: Augmentation = Augmentation()
-    cache_mib: PositiveInt = 512
-    objects: ObjectSearch | Literal[False] | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if not any(volume.split == "train" for volume in self.volumes):
-            raise ValueError("no entry has split: train")
-        names = [volume.name for volume in self.volumes]
-        double = {name for name in names if names.count(name) > 1}
-        if double:
-            raise ValueError(f"names must differ, but {', '.join(sorted(double))} stands more than once")
-        for one, other in combinations(self.volumes, 2):
-            if one.split != other.split and one.raw == other.raw:
-                _check_apart(one, other)
-        return self
-
-
-def _check_apart(one: VolumeSettings, other: VolumeSettings) -> None:
-    """What is trained on may not be validated on or scored, nor the other way round."""
-    for first, second in product(one.regions, other.regions):
-        common = Box.parse(first).intersect(Box.parse(second))
-        if common is not None:
-            raise SynbbError(
-                f"data.volumes {one.name!r} ({one.split}) and {other.name!r} ({other.split}) share voxels {common} of "
-                f"{one.raw}: splits must lie apart, with a guard of at least the network's view between them"
-            )
-
-
-class UnetSettings(Settings):
-    """The network: a MONAI DynUNet whose kernels and strides follow from the voxel size.
-
-    Attributes:
-        voxel_size: working voxel size, nm, z y x; volumes are read or resampled to it.
-        levels: of resolution.
-        filters: channels of each level, finest first.
-        residual: blocks with a residual sum.
-        norm: ``batch`` predicts blockwise without seams; ``instance`` and ``group`` do not.
-    """
-
-    voxel_size: tuple[float, float, float]
-    levels: Annotated[int, Field(ge=3)] = 3
-    filters: tuple[PositiveInt, ...] = (24, 48, 96)
-    residual: bool = False
-    norm: Literal["batch", "instance", "group"] = "batch"
 
 
 class SynapseTask:

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from synbb.datasets.audio_folders import list_audio
+from synbb.datasets.audio_folders import audio_library, list_audio
 from synbb.errors import SynbbError
 from synbb.models.ctc import greedy, prefix_beam_search
 from synbb.models.joint_decoding import joint_beam_search
@@ -136,6 +136,7 @@ class Transcriber:
         Raises:
             SynbbError: no audio in the folder.
         """
+        audio_library()
         began = time.perf_counter()
         paths = list_audio(source)
         rate = self._reader.settings.rate
@@ -152,6 +153,8 @@ class Transcriber:
             if sum(len(parts) for _, _, parts in waiting) >= HEARD_AT_ONCE or place == len(paths) - 1:
                 rows += self._transcribed(model, waiting, device)
                 waiting = []
+        if not rows and source.is_file():
+            raise SynbbError(skipped[0])
         if not rows:
             raise SynbbError(f"{source}: none of its {len(paths)} files is audio; the first: {skipped[0]}")
         took = time.perf_counter() - began

@@ -139,7 +139,7 @@ def read_mapping(
     try:
         values = _unshared(yaml.safe_load(file.read_text()))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SynbbError(f"config {path} is not valid YAML: {error}") from None
+        raise SynbbError(f"config {path} is not valid YAML: {in_one_line(error)}") from None
     if not isinstance(values, dict):
         raise SynbbError(f"config {path} must be a mapping of keys ({keys})")
     for override in overrides:
@@ -161,8 +161,16 @@ def _override(values: dict[str, Any], text: str) -> None:
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise SynbbError(f"override {text!r}: the value is not valid YAML: {error}") from None
+        raise SynbbError(
+            f"override {text!r}: the value is not valid YAML ({in_one_line(error)}); texts with * or : want quotes "
+            "that the shell leaves alone, such as 'key=[\"a*\"]'"
+        ) from None
     set_key(values, key, parsed, f"override {text!r}")
+
+
+def in_one_line(error: Exception) -> str:
+    """What YAML's parser says over several lines."""
+    return " ".join(str(error).split())
 
 
 def set_key(values: dict[str, Any], key: str, value: Any, where: str) -> None:

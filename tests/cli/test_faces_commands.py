@@ -85,6 +85,9 @@ def test_a_run_is_scored_on_its_own_test_split(finished: Path, synbb: Any, tmp_p
     assert rank["units"] == {"probes": 18}
     assert 1 / 6 < rank["low"] <= rank["value"] <= rank["high"] <= 1, "better than chance"
     assert scores["density"] == pytest.approx(0.5, abs=0.01)
+    cases = rows(tmp_path / "scores" / "cases.csv")
+    right = [case["right"] == "yes" for case in cases]
+    assert (right, sum(right) / 18) == (sorted(right), pytest.approx(rank["value"]))
     page = (tmp_path / "scores" / "report.html").read_text()
     assert "rank-1 identification" in page
     assert scores["model_sha256"] in page

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -142,6 +142,63 @@ def test_open_set_counts_strangers(folder: Path) -> None:
     assert found.resampled["rank_1"].units == {"probes": 12}
 
 
+def told(found: Any) -> list[list[str]]:
+    """Cases without the folders of their images."""
+    return [["/".join(Path(row[0]).parts[-2:]), *row[1:]] for row in found.cases.rows]
+
+
+def test_cases_are_the_probes_the_wrong_ones_first(folder: Path) -> None:
+    _, found = scored(identification(folder), wrong=("p02/05", "p03/06"))
+    assert found.cases.columns == ["image", "shows", "named", "cosine", "right"]
+    cases = told(found)
+    assert cases[:3] == [
+        ["p02/05.png", "p02", "p01", "1.0000", "no"],
+        ["p03/06.png", "p03", "p01", "1.0000", "no"],
+        ["p01/05.png", "p01", "p01", "1.0000", "yes"],
+    ]
+    assert len(cases) == 12
+    assert sum(row[4] == "yes" for row in cases) / len(cases) == pytest.approx(found.scores["rank_1"])
+
+
+class Leaning(Oracle):
+    """Embeddings of some images lean towards the third person: nobody's, or more surely so than others."""
+
+    leaning: ClassVar[dict[str, float]] = {}
+
+    def embeddings(self, model: Any, paths: Any, device: Any) -> Any:
+        vectors = super().embeddings(model, paths, device)
+        for place, path in enumerate(paths):
+            cosine = self.leaning.get(f"{path.parent.name}/{path.stem}")
+            if cosine is not None:
+                vectors[place] = [0, 0, cosine, 0, 0, np.sqrt(1 - cosine**2)]
+        return vectors
+
+
+def test_in_an_open_set_nobody_is_named_below_the_threshold_and_strangers_rightly_so(folder: Path) -> None:
+    images = entries(folder, train={"images": [0, 3], "identities": [0, 4]}, test={"images": [3, 5]})
+    task = made(images, protocol="open_set")
+    # Persons 5 and 6 are strangers. The surest mistake is a stranger who is named, the next a wrong name, the last
+    # somebody who is known and not named.
+    leaning = {"p05/04": 0.9, "p02/05": 0.7, "p03/04": 0.4, "p06/05": 0.3}
+    task.__class__ = type("Told", (Leaning,), {"leaning": leaning})
+    task.prepare()
+    found = task.score(None, "cpu", {"threshold": 0.5})  # type: ignore[arg-type]
+    cases = told(found)
+    assert cases[:4] == [
+        ["p05/04.png", "p05", "p03", "0.9000", "no"],
+        ["p02/05.png", "p02", "p03", "0.7000", "no"],
+        ["p03/04.png", "p03", "", "0.4000", "no"],
+        ["p01/04.png", "p01", "p01", "1.0000", "yes"],
+    ]
+    assert ["p06/05.png", "p06", "", "0.3000", "yes"] in cases
+    assert found is not None
+    of_known = [row for row in cases if row[1] <= "p04"]
+    assert sum(row[4] == "yes" for row in of_known) / 8 == found.scores["named_right_at_threshold"]
+    assert sum(row[2] != "" for row in cases if row[1] > "p04") / 4 == found.scores["strangers_named_at_threshold"]
+    without = task.score(None, "cpu", {})  # type: ignore[arg-type]
+    assert all(row[2] for row in told(without)), "without a threshold everybody is named"
+
+
 def test_verification_pairs_are_those_within_a_folder(folder: Path, tmp_path: Path) -> None:
     other = write_phantom_faces(tmp_path / "others", FacePhantom(2, 3, SIZE, seed=9))
     images = entries(folder, train={"identities": [0, 3]}, test={"identities": [3, 6], "images": [0, 2]})
@@ -166,6 +223,7 @@ def test_listed_pairs_are_scored_alone(folder: Path, tmp_path: Path) -> None:
     listed.write_text("p04 1 2\np05 1 2\np04 1 p06 1\n")
     images = entries(folder, train={"identities": [0, 3]}, test={"identities": [3, 6]})
     _, found = scored(images, protocol="verification", pairs=str(listed))
+    assert found.cases is None, "pairs are scored, and no image by itself"
     assert found.resampled["roc_auc"].parts["identities"].sum() == 3
     assert found.scores["roc_auc"] == 1.0
 

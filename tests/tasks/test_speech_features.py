@@ -89,8 +89,8 @@ def test_what_was_done_to_files_is_told_once(tmp_path):
     reader.frames(tmp_path / "b.wav")
     reader.frames(tmp_path / "b.wav")  # kept: not read again
     assert reader.notes() == [
-        "1 files of 8,000 Hz resampled to 16,000 Hz",
-        "1 files of several channels: their mean was taken",
+        "1 of the files had 8,000 Hz and were resampled to 16,000 Hz",
+        "1 of the files had several channels, whose mean was taken",
     ]
     assert reader.notes() == []
 

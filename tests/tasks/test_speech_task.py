@@ -241,7 +241,7 @@ def test_scores_are_those_of_the_transcripts_and_count_by_speaker(
     assert right.scores["word_accuracy"] == 1
     assert {name: value for name, value in right.scores.items() if name.startswith("missed")}.values() != {}
     assert all(value == 0 for name, value in right.scores.items() if name.startswith("missed"))
-    assert right.resampled["word_accuracy"].units == {"speakers": 1}
+    assert right.resampled["word_accuracy"].units == {"utterances": 5}, "one speaker cannot be drawn anew"
     assert right.resampled["word_accuracy"].score() == 1
     assert right.scores["utterances"] == 5
 
@@ -284,12 +284,32 @@ def test_a_speaker_of_another_table_is_named(own: Path, folder: Path) -> None:
     assert prepared(corpora, speakers_apart=False)._validation.heard
 
 
-def test_a_test_speaker_who_was_trained_on_is_named_when_it_is_scored(folder: Path, own: Path) -> None:
+@pytest.mark.parametrize("damage", ["speaker", "characters", "audio"])
+def test_what_is_wrong_with_the_test_split_shows_before_training(folder: Path, own: Path, damage: str) -> None:
     corpora = parts(folder)
-    corpora[2] |= {"corpus": str(own), "speakers": [0, 1]}
-    task = prepared(corpora)
-    with pytest.raises(SynbbError, match="split test is spoken by"):
-        task.score(task.build_model(), "cpu", {})
+    corpora[2]["corpus"] = str(own)
+    rows = rows_of(own)
+    if damage == "speaker":
+        corpora[2]["speakers"] = [0, 1]
+    elif damage == "characters":
+        rewrite(own, [{**row, "text": row["text"] + " Ω"} for row in rows])
+    else:
+        (own / rows[-1]["audio"]).write_bytes(b"none")
+    said = {"speaker": "split test is spoken by", "characters": "holds 'Ω'", "audio": "cannot be decoded as audio"}
+    with pytest.raises(SynbbError, match=said[damage]):
+        prepared(corpora)
+
+
+def test_few_words_and_long_recordings(own: Path, tmp_path: Path) -> None:
+    rewrite(own, [{**row, "text": "ab"} for row in rows_of(own)])
+    task = prepared(parts(own))
+    found = task.score(task.build_model().eval(), "cpu", {})
+    assert found is not None
+    assert not any(name.startswith("missed") for name in found.scores), "one word has no thirds"
+    longest = max(each.seconds for each in task._train.heard)
+    assert task.facts()["longest"] == longest
+    assert task._transcriber()._longest == longest
+    assert prepared(parts(own), longest=9)._transcriber()._longest == 9
 
 
 def test_characters_outside_the_alphabet_name_the_file(own: Path) -> None:
@@ -301,7 +321,7 @@ def test_characters_outside_the_alphabet_name_the_file(own: Path) -> None:
     with pytest.raises(SynbbError, match=rf"{Path(last['audio']).name}.* holds 'Ω', '9', not in the alphabet"):
         prepared(parts(own))
     lines = made(parts(own), on_bad="skip").prepare()
-    assert any("validation: 1 utterances left out" in line and last["audio"] in line for line in lines)
+    assert any("validation: 1 utterance left out" in line and last["audio"] in line for line in lines)
 
 
 def test_a_transcript_longer_than_its_audio_is_named(own: Path) -> None:
@@ -322,7 +342,7 @@ def test_files_that_are_no_audio_end_the_run_or_are_left_out(own: Path, whole: b
     with pytest.raises(SynbbError, match=rf"{first.name} cannot be decoded .*on_bad=skip"):
         prepared(parts(own), **memory)
     lines = made(parts(own), on_bad="skip", **memory).prepare()
-    assert any(line.startswith("train: 1 utterances left out") and first.name in line for line in lines)
+    assert any(line.startswith("train: 1 utterance left out") and first.name in line for line in lines)
 
 
 def test_bad_files_among_recordings_are_told(own: Path) -> None:
@@ -340,7 +360,7 @@ def test_a_long_recording_is_transcribed_in_pieces(folder: Path, tmp_path: Path)
     soundfile.write(tmp_path / "long.wav", np.stack([joined, joined], axis=1), 16000)
     table = task.predict_files(task.build_model().eval(), tmp_path / "long.wav", "cpu")
     assert [row[2] for row in table.rows] == [f"{len(joined) / 16000:.2f}"]
-    assert "1 files of several channels: their mean was taken" in table.notes
+    assert "1 of the files had several channels, whose mean was taken" in table.notes
 
 
 def test_other_transcripts_do_not_continue_a_run(folder: Path) -> None:

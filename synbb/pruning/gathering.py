@@ -1,0 +1,160 @@
+"""Gathering evidence while a network trains, for the next choice of masks.
+
+On-rates are counted all the time; gradients and input norms are gathered only for methods that ask for them, in the few
+optimiser steps before a refresh. What was seen counts once its optimiser step has taken place.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from synbb.pruning.evidence import Evidence, Gradients, InputNorms, Need
+from synbb.pruning.pattern import eligible
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+    from synbb.pruning.activity import OnRates
+    from synbb.pruning.connections import ConnectionTable
+    from synbb.pruning.masked_weights import MaskedWeights
+    from synbb.pruning.pattern import Pattern
+    from synbb.pruning.schedule import Schedule
+    from synbb.pruning.wiring import TracedLayer
+
+
+class Gathering:
+    """What is seen of a network between two refreshes.
+
+    Args:
+        model: the network.
+        layers: its masked layers.
+        table: their connections.
+        weights: their weights and masks.
+        activity: on-rates of the units.
+        needs: what is gathered besides.
+        window: optimiser steps before a refresh in which that is done.
+        pattern: of linear layers, if any.
+        seed: of random choices.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[TracedLayer],
+        table: ConnectionTable,
+        weights: MaskedWeights,
+        activity: OnRates,
+        needs: frozenset[Need],
+        *,
+        window: int,
+        pattern: Pattern | None,
+        seed: int,
+    ) -> None:
+        self._layers, self._table, self._weights, self._activity = layers, table, weights, activity
+        self._window, self._pattern, self._seed = window, pattern, seed
+        self._gradients = Gradients(weights.weights, kernel=weights.kernel) if "gradients" in needs else None
+        self._inputs = InputNorms(model, layers) if "inputs" in needs else None
+        self._watching = False
+
+    def watch(self, step: int, schedule: Schedule) -> None:
+        """Gather gradients and inputs in the step after ``step``, if a refresh follows within the window."""
+        coming = range(step + 1, step + 1 + self._window)
+        self._watching = any(schedule.refreshes(each) for each in coming)
+        if self._inputs is not None:
+            self._inputs.watching = self._watching
+
+    def see(self, index: int, gradient: Tensor) -> None:
+        """A backward pass reached the weight of layer number ``index`` with ``gradient``, not yet masked."""
+        if self._gradients is not None and self._watching:
+            self._gradients.see(index, gradient, self._weights.full(index))
+
+    def commit(self) -> None:
+        """An optimiser step took place."""
+        self._activity.commit()
+        if self._gradients is not None:
+            self._gradients.commit()
+
+    def discard(self) -> None:
+        """Forget on-rates and gradients since the last :meth:`commit`: their optimiser step did not take place."""
+        self._activity.discard()
+        if self._gradients is not None:
+            self._gradients.discard()
+
+    def clear(self) -> None:
+        """Begin a new window of gradients and inputs."""
+        if self._gradients is not None:
+            self._gradients.clear()
+        if self._inputs is not None:
+            self._inputs.clear()
+
+    def evidence(self, step: int) -> Evidence:
+        """All that was gathered up to ``step``, the number of optimiser steps done."""
+        zeros = np.zeros(self._table.count)
+        gradients, saliency = (zeros, zeros) if self._gradients is None else self._gradients.read()
+        inputs = zeros
+        if self._inputs is not None:
+            inputs = np.zeros(self._table.count)
+            for members, norms in zip(self._table.scopes("layer"), self._inputs.read(), strict=True):
+                inputs[members] = norms[self._table.source[members]]
+        strengths = self._weights.norms()
+        return Evidence(
+            table=self._table,
+            step=step,
+            weights=strengths,
+            live=self._weights.kept(),
+            rates=self._activity.rates(),
+            gradients=gradients,
+            saliency=saliency,
+            inputs=inputs,
+            eligible=eligible(self._table, strengths, self._layers, self._pattern),
+            seed=self._seed,
+        )
+
+    def close(self) -> None:
+        """Take all hooks off the network."""
+        self._activity.close()
+        if self._inputs is not None:
+            self._inputs.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """On-rates, and the sums of the running window."""
+        return {
+            "activity": self._activity.state_dict(),
+            "gradients": None if self._gradients is None else self._gradients.state_dict(),
+            "inputs": None if self._inputs is None else self._inputs.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`state_dict` returned.
+
+        Raises:
+            SynbbError: the state belongs to a network with other units, or to another statistic.
+        """
+        self._activity.load_state_dict(state["activity"])
+        if self._gradients is not None:
+            self._gradients.load_state_dict(state["gradients"])
+        if self._inputs is not None:
+            self._inputs.load_state_dict(state["inputs"])
+
+
+def neutral(
+    table: ConnectionTable, layers: Sequence[TracedLayer], units: int, *, pattern: Pattern | None, seed: int
+) -> Evidence:
+    """Evidence of a network of ``units`` units of which nothing is known."""
+    even = np.ones(table.count)
+    return Evidence(
+        table=table,
+        step=0,
+        weights=even,
+        live=even > 0,
+        rates=np.full(units, 0.5),
+        gradients=even,
+        saliency=even,
+        inputs=even,
+        eligible=eligible(table, even, layers, pattern),
+        seed=seed,
+    )
