@@ -225,7 +225,7 @@ def test_bad_images_among_good_ones_are_told(finished: Path, synbb: Any, tmp_pat
     (tmp_path / "new" / "b.png").write_bytes(b"no image")
     status, out, _ = synbb("predict", finished / "run", tmp_path / "new", tmp_path / "e.csv")
     assert status == 0
-    assert "1 files left out" in out
+    assert "left out (1)" in out
     assert "b.png cannot be decoded" in out
     assert [Path(row["image"]).name for row in rows(tmp_path / "e.csv")] == ["a.png"]
     (tmp_path / "new" / "a.png").unlink()
