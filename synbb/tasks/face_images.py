@@ -28,6 +28,7 @@ from torch import Tensor
 from synbb.datasets.face_folders import FaceImage, Grey, list_faces, read_grey, select
 from synbb.errors import SynbbError
 from synbb.schema import Settings
+from synbb.tasks.splits import counted, left_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,6 @@ Range = tuple[Annotated[int, Field(ge=0)], PositiveInt]
 
 Split = Literal["train", "validation", "test"]
 Evening = Literal["none", "clahe", "tan_triggs"]
-SHOWN = 5  # files that a message names
 
 GAMMA, INNER, OUTER, ALPHA, TAU = 0.2, 1.0, 2.0, 0.1, 10.0  # of Tan and Triggs
 
@@ -280,12 +280,8 @@ def _without_lonely(
 
 def told(split: str, chosen: Chosen) -> list[str]:
     """Lines for a person: how many images, and what was left out."""
-    lines = [f"{split}: {len(chosen.faces)} images of {len(chosen.identities)} identities"]
-    if chosen.skipped:
-        shown = "; ".join(chosen.skipped[:SHOWN])
-        more = f"; and {len(chosen.skipped) - SHOWN} more" if len(chosen.skipped) > SHOWN else ""
-        lines.append(f"{split}: {len(chosen.skipped)} images left out: {shown}{more}")
-    return lines
+    found = f"{split}: {counted(len(chosen.faces), 'image')} of {len(chosen.identities)} identities"
+    return [found, *left_out(split, "image", chosen.skipped)]
 
 
 def changed(chain: Any, image: Tensor, seed: int) -> Tensor:

@@ -40,6 +40,7 @@ from synbb.tasks.face_images import (
     told,
 )
 from synbb.tasks.face_scores import FaceScores, score_gallery, score_pairs
+from synbb.tasks.splits import check_files_apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -166,14 +167,9 @@ class FacesTask:
         return choose(self._data.images, split, self._reader, skip_bad=self._data.on_bad == "skip", pairs=pairs)
 
     def _check_protocol(self, split: str, chosen: Chosen) -> None:
-        others = [("train", self._train), *([("validation", self._validation)] if split == "test" else [])]
-        for other, images in others:
-            taken = {face.path.resolve() for face in images.faces}
-            shared = next((face.path for face in chosen.faces if face.path.resolve() in taken), None)
-            if shared is not None:
-                raise SynbbError(
-                    f"data.images: {shared} is in split {other} and in split {split}; splits must lie apart"
-                )
+        others = {"train": self._train, **({"validation": self._validation} if split == "test" else {})}
+        taken = {other: [face.path for face in images.faces] for other, images in others.items()}
+        check_files_apart("data.images", split, [face.path for face in chosen.faces], taken)
         known = set(self._names)
         for face in chosen.faces:
             if self._data.protocol == "verification" and face.identity in known:

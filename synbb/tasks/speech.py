@@ -40,6 +40,7 @@ from synbb.tasks.speech_text import (
     end_of,
     restore_vocabulary,
 )
+from synbb.tasks.splits import check_files_apart
 from synbb.tasks.transcribing import SpeechModelSettings, Transcriber
 
 if TYPE_CHECKING:
@@ -185,23 +186,18 @@ class SpeechTask:
 
     def _check_apart(self, split: str, chosen: Chosen) -> None:
         """Refuse files, and speakers, of one split in another."""
-        others = [("train", self._train), *([("validation", self._validation)] if split == "test" else [])]
-        for other, taken in others:
-            files = {each.utterance.path.resolve() for each in taken.heard}
-            twice = next((e.utterance.path for e in chosen.heard if e.utterance.path.resolve() in files), None)
-            if twice is not None:
+        others = {"train": self._train, **({"validation": self._validation} if split == "test" else {})}
+        taken = {other: [each.utterance.path for each in part.heard] for other, part in others.items()}
+        check_files_apart("data.corpora", split, [each.utterance.path for each in chosen.heard], taken)
+        for other, part in others.items() if self._data.speakers_apart else ():
+            speakers = set(part.speakers)
+            same = next((each.utterance for each in chosen.heard if each.utterance.speaker in speakers), None)
+            if same is not None:
                 raise SynbbError(
-                    f"data.corpora: {twice} is in split {other} and in split {split}; splits must lie apart"
+                    f"data.corpora: {same.path} of split {split} is spoken by {same.speaker}, who is also in split "
+                    f"{other}: what is scored would have been heard before; choose other speakers, or pass "
+                    "data.speakers_apart=false"
                 )
-            if self._data.speakers_apart:
-                speakers = set(taken.speakers)
-                same = next((e.utterance for e in chosen.heard if e.utterance.speaker in speakers), None)
-                if same is not None:
-                    raise SynbbError(
-                        f"data.corpora: {same.path} of split {split} is spoken by {same.speaker}, who is also in split "
-                        f"{other}: what is scored would have been heard before; choose other speakers, or pass "
-                        "data.speakers_apart=false"
-                    )
 
     # ---- batches ----
 

@@ -14,6 +14,7 @@ from synbb.datasets.ordering import natural
 from synbb.errors import SynbbError
 from synbb.schema import Settings
 from synbb.tasks.speech_text import Case, normalised
+from synbb.tasks.splits import counted, left_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 Range = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(gt=0)]]
 Split = Literal["train", "validation", "test"]
-SHOWN = 5  # files that a message names
 
 
 class CorpusPart(Settings):
@@ -249,14 +249,5 @@ def told(split: str, chosen: Chosen) -> list[str]:
     """Lines for a person: how many utterances, and what was left out."""
     who = f" of {counted(len(chosen.speakers), 'speaker')}" if chosen.speakers else ""
     length = f"{chosen.seconds / 60:.1f} min" if chosen.seconds >= 60 else f"{chosen.seconds:.1f} s"
-    lines = [f"{split}: {counted(len(chosen.heard), 'utterance')}{who}, {length}"]
-    if chosen.skipped:
-        shown = "; ".join(chosen.skipped[:SHOWN])
-        more = f"; and {len(chosen.skipped) - SHOWN} more" if len(chosen.skipped) > SHOWN else ""
-        lines.append(f"{split}: {counted(len(chosen.skipped), 'utterance')} left out: {shown}{more}")
-    return lines
-
-
-def counted(number: int, what: str) -> str:
-    """A number of things, in words."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    found = f"{split}: {counted(len(chosen.heard), 'utterance')}{who}, {length}"
+    return [found, *left_out(split, "utterance", chosen.skipped)]

@@ -1,0 +1,46 @@
+"""Splits of data that lie in many files: that they lie apart, and what is said of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from synbb.errors import SynbbError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+SHOWN = 5
+"""Files that a line names."""
+
+
+def check_files_apart(key: str, split: str, paths: Iterable[Path], others: Mapping[str, Iterable[Path]]) -> None:
+    """Refuse a file of ``split`` that is in another one, too.
+
+    Args:
+        key: of the settings, for the message.
+        split: whose files are looked at.
+        paths: its files.
+        others: files of other splits.
+
+    Raises:
+        SynbbError: there is one; it is named.
+    """
+    taken = {path.resolve(): other for other, files in others.items() for path in files}
+    for path in paths:
+        other = taken.get(path.resolve())
+        if other is not None:
+            raise SynbbError(f"{key}: {path} is in split {other} and in split {split}; splits must lie apart")
+
+
+def left_out(split: str, what: str, skipped: Sequence[str]) -> list[str]:
+    """A line that says how many files of a split cannot be used, and why; none when there are none."""
+    if not skipped:
+        return []
+    more = f"; and {len(skipped) - SHOWN} more" if len(skipped) > SHOWN else ""
+    return [f"{split}: {counted(len(skipped), what)} left out: {'; '.join(skipped[:SHOWN])}{more}"]
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, in words."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
