@@ -31,7 +31,7 @@ class Stages:
     def __init__(self, file: Path) -> None:
         self._file = file
 
-    def run(self, name: str, inputs: dict[str, Any], outputs: list[Path], work: Callable[[], None]) -> bool:
+    def run(self, name: str, inputs: dict[str, Any], outputs: list[Path], work: Callable[[], object]) -> bool:
         """Do ``work`` unless its inputs are unchanged and its outputs are there; tell whether it was done."""
         done: dict[str, str] = json.loads(self._file.read_text()) if self._file.is_file() else {}
         mark = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -86,7 +86,7 @@ def evaluate(stages: Stages, run: Path) -> Callable[[], None]:
         "evaluate",
         {"weights": file_sha256(run / "weights/last.safetensors")},
         [scores / "scores.json", scores / "report.html"],
-        lambda: none_of(evaluate_run(run, scores, say=say)),
+        lambda: evaluate_run(run, scores, say=say),
     )
 
     def tell() -> None:
@@ -96,10 +96,6 @@ def evaluate(stages: Stages, run: Path) -> Callable[[], None]:
         say(f"report  {scores / 'report.html'}")
 
     return tell
-
-
-def none_of(_: object) -> None:
-    """For stages whose result lies in files."""
 
 
 def predict(stages: Stages, run: Path, name: str, source: Path, table: Path) -> None:

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from synbb.inference.drivers import Driver
 
 
-FOR_FILES = {
-    *("run", "volume", "output", "named_output", "weights", "device", "allow_unfinished", "overwrite", "context")
-}
+FOR_FILES = frozenset({"run", "volume", "output", "named_output", "weights", "device", "allow_unfinished", "overwrite"})
 """What is of use with a run that predicts files."""
 
 

@@ -16,7 +16,7 @@ from synbb.evaluation.overlay import COLOURS
 from synbb.evaluation.page import page
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from synbb.evaluation.detection import DetectionScores, ObjectTable
 
@@ -62,6 +62,15 @@ def write_scores(
     text = json.dumps(stated, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     replace_file(where / "scores.json", text.encode())
     replace_file(where / "report.html", page(stated, drawn).encode())
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table as text."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return buffer.getvalue()
 
 
 def write_objects(path: Path, scores: DetectionScores, truth: ObjectTable, predicted: ObjectTable) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from synbb.evaluation.page import document, number
-from synbb.evaluation.report import SCHEMA_VERSION, prepare_folder, replace_file
+from synbb.evaluation.report import SCHEMA_VERSION, csv_text, prepare_folder, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,7 +64,7 @@ def write_run_scores(folder: Path, result: Mapping[str, Any], cases: Cases | Non
     text = json.dumps(stated, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     replace_file(where / "scores.json", text.encode())
     if cases is not None:
-        replace_file(where / "cases.csv", _csv(cases).encode())
+        replace_file(where / "cases.csv", csv_text(*cases).encode())
     replace_file(where / "report.html", run_page(stated, cases).encode())
 
 
@@ -119,14 +117,6 @@ def _short(value: str) -> str:
     """A long path by its file and the folder that holds it."""
     parts = value.split("/")
     return value if len(value) <= LONG or len(parts) < 3 else f"…/{'/'.join(parts[-2:])}"
-
-
-def _csv(cases: Cases) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(cases[0])
-    writer.writerows(cases[1])
-    return buffer.getvalue()
 
 
 def in_words(name: str) -> str:

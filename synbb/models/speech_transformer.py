@@ -224,11 +224,6 @@ def shorter(lengths: Tensor) -> Tensor:
     return (lengths + 1) // 2
 
 
-def positions_of(frames: int) -> int:
-    """Positions of the encoder for a number of frames."""
-    return (((frames + 1) // 2) + 1) // 2
-
-
 def build_speech_transformer(
     *,
     mels: int,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from synbb.errors import SynbbError
+from synbb.evaluation.report import csv_text
 from synbb.prediction.trained import Trained, device_named
 from synbb.tasks.base import PredictsFiles
 from synbb.training.checkpoint import write_atomically
@@ -63,11 +62,11 @@ def predict_files(
     net = trained.load(task.build_model()).to(place)
     table = task.predict_files(net, source, place)
     output.parent.mkdir(parents=True, exist_ok=True)
-    _write(output, table.columns, table.rows)
+    write_atomically(output, csv_text(table.columns, table.rows).encode())
     left_out = output.with_suffix(".left-out.csv")
     left_out.unlink(missing_ok=True)
     if table.skipped:
-        _write(left_out, ["reason"], [[reason] for reason in table.skipped])
+        write_atomically(left_out, csv_text(["reason"], [[reason] for reason in table.skipped]).encode())
         more = f"; and more, all in {left_out}" if len(table.skipped) > SHOWN else ""
         say(f"left out ({len(table.skipped)}): {'; '.join(table.skipped[:SHOWN])}{more}")
     for note in table.notes:
@@ -77,11 +76,3 @@ def predict_files(
     for key in ("licence", "citation"):
         if facts.get(key):
             say(f"{key} of the training data: {facts[key]}")
-
-
-def _write(file: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    write_atomically(file, buffer.getvalue().encode())

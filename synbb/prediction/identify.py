@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from torch import nn
 
 from synbb.datasets.face_folders import list_faces
 from synbb.errors import SynbbError
+from synbb.evaluation.report import csv_text
 from synbb.evaluation.verification import mean_by_identity, rank
 from synbb.prediction.trained import Trained, device_named
 from synbb.tasks.face_gallery import Gallery
@@ -101,13 +100,12 @@ def identify(
     vectors = task.embeddings(net, paths, place)
     found = rank(known.embeddings, known.names, vectors, [""] * len(paths))
     named = found.similarity >= float(limit)
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["image", "identity", "nearest", "cosine"])
-    for path, entry, cosine, sure in zip(paths, found.best, found.similarity, named, strict=True):
-        writer.writerow([path, known.names[entry] if sure else "", known.names[entry], f"{cosine:.4f}"])
+    rows = [
+        [path, known.names[entry] if sure else "", known.names[entry], f"{cosine:.4f}"]
+        for path, entry, cosine, sure in zip(paths, found.best, found.similarity, named, strict=True)
+    ]
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(output, buffer.getvalue().encode())
+    write_atomically(output, csv_text(["image", "identity", "nearest", "cosine"], rows).encode())
     say(f"{int(np.count_nonzero(named))} of {len(paths)} images named at cosine {float(limit):.3f}; {output}")
 
 

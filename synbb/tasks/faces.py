@@ -40,7 +40,7 @@ from synbb.tasks.face_images import (
     told,
 )
 from synbb.tasks.face_scores import FaceScores, score_gallery, score_pairs
-from synbb.tasks.splits import check_files_apart
+from synbb.tasks.splits import check_files_apart, evenly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -227,8 +227,7 @@ class FacesTask:
     def held_out_batches(self, count: int) -> Iterator[Tensor]:
         """Validation images, evenly spread over them."""
         faces = self._validation.faces
-        spread = np.linspace(0, len(faces) - 1, min(count, len(faces))).astype(int) if faces else ()
-        places = sorted({int(place) for place in spread})
+        places = evenly(count, len(faces))
         for first in range(0, len(places), self._batch_size):
             yield self._inputs([faces[place].path for place in places[first : first + self._batch_size]])
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from synbb.datasets import find_dataset, load_manifest
 from synbb.errors import SynbbError
 from synbb.evaluation.words import THIRDS, WordErrors, errors_by_frequency, frequency_thirds, score_words, sum_by_unit
+from synbb.models.ctc import BLANK
 from synbb.models.speech_transformer import REDUCTION, SpeechTransformer, build_speech_transformer
 from synbb.pruning.resampling import Resampled
 from synbb.schema import Settings
@@ -31,7 +32,6 @@ from synbb.tasks.speech_features import (
     padded,
 )
 from synbb.tasks.speech_text import (
-    BLANK,
     Case,
     Characters,
     Subwords,
@@ -40,7 +40,7 @@ from synbb.tasks.speech_text import (
     end_of,
     restore_vocabulary,
 )
-from synbb.tasks.splits import check_files_apart
+from synbb.tasks.splits import check_files_apart, evenly
 from synbb.tasks.transcribing import SpeechModelSettings, Transcriber
 
 if TYPE_CHECKING:
@@ -269,8 +269,7 @@ class SpeechTask:
     def held_out_batches(self, count: int) -> Iterator[tuple[Tensor, ...]]:
         """Validation utterances, evenly spread over them, one by one."""
         heard = self._validation.heard
-        spread = np.linspace(0, len(heard) - 1, min(count, len(heard))).astype(int) if heard else ()
-        for place in sorted({int(place) for place in spread}):
+        for place in evenly(count, len(heard)):
             yield self._inputs([heard[place]])
 
     def _inputs(self, heard: Sequence[Heard]) -> tuple[Tensor, ...]:
@@ -315,8 +314,7 @@ class SpeechTask:
         )
         if len(outputs) < 3:
             return ctc
-        following = torch.where(written, batch.targets, IGNORED)
-        following = F.pad(following, (0, 1), value=IGNORED)
+        following = F.pad(batch.targets, (0, 1), value=IGNORED)
         following[torch.arange(len(following)), written.sum(dim=1)] = end_of(self._vocabulary)
         attention = F.cross_entropy(
             outputs[2].float().flatten(0, 1),

@@ -1,4 +1,7 @@
-"""Transcripts and tokens: characters, or subwords learnt from the training transcripts."""
+"""Transcripts and tokens: characters, or subwords learnt from the training transcripts.
+
+Token 0 is CTC's blank; symbols follow from 1 on.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,6 @@ from synbb.errors import SynbbError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-BLANK = 0
-"""Token of CTC that stands for nothing; symbols follow from 1 on."""
 APART = " "
 
 Case = Literal["upper", "lower", "keep"]

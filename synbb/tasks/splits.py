@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from synbb.errors import SynbbError
 
 if TYPE_CHECKING:
@@ -39,6 +41,12 @@ def left_out(split: str, what: str, skipped: Sequence[str]) -> list[str]:
         return []
     more = f"; and {len(skipped) - SHOWN} more" if len(skipped) > SHOWN else ""
     return [f"{split}: {counted(len(skipped), what)} left out: {'; '.join(skipped[:SHOWN])}{more}"]
+
+
+def evenly(count: int, among: int) -> list[int]:
+    """At most ``count`` places, evenly spread over 0 to ``among`` - 1."""
+    spread = np.linspace(0, among - 1, min(count, among)).astype(int) if among else ()
+    return sorted({int(place) for place in spread})
 
 
 def counted(number: int, what: str) -> str:

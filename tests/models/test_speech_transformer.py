@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from synbb.errors import SynbbError
 from synbb.models.attention import Attention, sinusoids
-from synbb.models.speech_transformer import build_speech_transformer, positions_of
+from synbb.models.speech_transformer import build_speech_transformer, shorter
 from synbb.pruning import BudgetedBroadcast, trace
 
 
@@ -17,6 +17,11 @@ def small(decoder_layers=0, activation="relu", **more):
     torch.manual_seed(0)
     sizes = {"mels": 12, "tokens": 7, "width": 16, "layers": 2, "heads": 4, "hidden": 24, **more}
     return build_speech_transformer(decoder_layers=decoder_layers, activation=activation, **sizes)
+
+
+def positions_of(frames):
+    """Positions of the encoder for a number of frames."""
+    return int(shorter(shorter(torch.tensor(frames))))
 
 
 @settings(max_examples=30, deadline=None)

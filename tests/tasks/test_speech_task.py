@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from synbb.datasets.phantom_speech import SpeechPhantom, write_phantom_speech
 from synbb.errors import SynbbError
-from synbb.models.speech_transformer import REDUCTION, positions_of
+from synbb.models.speech_transformer import REDUCTION, shorter
 from synbb.tasks.base import PredictsFiles
 from synbb.tasks.speech import IGNORED, SpeechTask
 from synbb.tasks.speech_corpus import needed_positions
@@ -132,6 +132,11 @@ def test_valid_positions_are_those_of_frames_and_of_tokens(folder: Path) -> None
     assert torch.equal(batch.valid["decoder*"].sum(dim=1), written + 1)
     assert so_far.shape == (4, batch.targets.shape[1] + 1)
     assert (frames.transpose(1, 2)[~batch.valid["*"]] == 0).all()
+
+
+def positions_of(frames: int) -> int:
+    """Positions of the encoder for a number of frames."""
+    return int(shorter(shorter(torch.tensor(frames))))
 
 
 @settings(max_examples=60, deadline=None)
