@@ -51,7 +51,8 @@ def command(
             console.print(f"{each.name}: {each.kind}, {each.volume.path}", markup=False)
         for note in session.notes:
             console.print(f"note: {note}", markup=False)
-        console.print(f"{session.address}  (Ctrl-C ends)", markup=False)
+        # Not through rich: interrupted between writing and emptying its buffer, it writes the line twice.
+        typer.echo(f"{session.address}  (Ctrl-C ends)")
         if browser:
             session.browse()
         session.wait()
