@@ -1,13 +1,16 @@
 """Zarr to zarr prediction against the network alone, and against MONAI's sliding window.
 
-    python scripts/bench/prediction.py VOLUME [--region z0:z1,y0:y1,x0:x1] [--run RUN --labels LABELS] [--threads 1]
+    python scripts/bench/prediction.py VOLUME|noise:Z,Y,X [--region z0:z1,y0:y1,x0:x1] [--run RUN --labels LABELS]
+        [--threads 1] [--device cuda] [--precision bf16] [--batch 2] [--readers 2] [--windows 4]
 
 Three sides take turns in this process, each at its best batch and memory layout, in *written* voxels a second:
 
 pipeline   ``predict_volume``: reads VOLUME, normalises, resamples, computes, writes uint8, keeps its ledger
 network    the same blocks of the same plan, already in memory, through the network alone
 monai      ``monai.inferers.SlidingWindowInferer`` over the region in memory (already read and resampled, nothing
-           written): the patch that the network was trained on, overlap 0.5, Gaussian
+           written; on a GPU all of it lies there): the patch that the network was trained on, overlap 0.5, Gaussian
+
+``noise:64,2048,2048`` makes a volume of noise of 50 x 4.6 x 4.6 nm first, and removes it at the end.
 
 With a RUN its network is used, and with LABELS too the PR-AUC of both predictions is told (brought to the voxels of
 VOLUME alike); without, the default network with random weights.
@@ -39,7 +42,7 @@ from synbb.tasks.synapse import SynapseTask
 from synbb.training.checkpoint import load_weights
 from synbb.training.run import RunFolder
 from synbb.training.start import make_task
-from synbb.volumes import open_volume
+from synbb.volumes import create_volume, open_volume
 from synbb.volumes.box import Box, triple
 from synbb.volumes.opening import open_labels
 from synbb.volumes.resample import WorkingView, upsample_to_source
@@ -57,13 +60,25 @@ def main() -> None:
     parser.add_argument("--labels")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--precision", default="32")
+    parser.add_argument("--precision", choices=["32", "tf32", "bf16"], default="32")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--batch", type=int, default=2, help="blocks given to the device at once")
+    parser.add_argument("--readers", type=int, default=2, help="threads that read ahead")
+    parser.add_argument("--windows", type=int, default=4, help="windows that MONAI computes at once")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    volume = open_volume(options.volume)
+    with tempfile.TemporaryDirectory() as folder:
+        compare(options, _noise(options.volume, Path(folder)), Path(folder))
+
+
+def compare(options: argparse.Namespace, path: str, folder: Path) -> None:
+    """Time the three sides over the volume at ``path`` and print what was found."""
+    volume = open_volume(path)
     region = options.region or volume.box
     net, voxel_size, patch = _network(options.run)
-    channels_last(net)
+    net.to(options.device)
+    if options.device.type == "cpu":
+        channels_last(net)
     stride = total_stride(net)
     halo = receptive_field(net, stride)
     view = WorkingView(volume, voxel_size)
@@ -73,20 +88,27 @@ def main() -> None:
     work = BlockWork(view, plan, normalisation)
     inputs = {each.index: work.read(each) for each in plan}
     working = view.to_working(region)
-    array = torch.from_numpy(normalisation.apply(view.read(working)))[None, None]
+    array = torch.from_numpy(normalisation.apply(view.read(working)))[None, None].to(options.device)
     inferer = SlidingWindowInferer(
-        [min(p, n) for p, n in zip(patch, working.shape, strict=True)], sw_batch_size=4, overlap=0.5, mode="gaussian"
+        [min(p, n) for p, n in zip(patch, working.shape, strict=True)],
+        sw_batch_size=options.windows,
+        overlap=0.5,
+        mode="gaussian",
     )
 
     def network() -> None:
-        with Network(net, stride=stride, halo=halo, precision=options.precision) as alone:
+        with Network(net, stride=stride, halo=halo, precision=options.precision, batch=options.batch) as alone:
             for batch in plan.batches(alone.batch):
                 work.logits(alone, batch, [inputs[each.index] for each in batch])
 
     def monai() -> Any:
         kind = torch.bfloat16 if options.precision == "bf16" else None
-        with torch.inference_mode(), torch.autocast("cpu", kind, enabled=kind is not None):
-            return inferer(array, net)
+        with (
+            torch.inference_mode(),
+            torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=options.precision == "tf32"),
+            torch.autocast(options.device.type, kind, enabled=kind is not None),
+        ):
+            return inferer(array, net).float().cpu()
 
     def pipeline(output: Path) -> None:
         predict_volume(
@@ -102,25 +124,28 @@ def main() -> None:
             run_id="benchmark",
             region=region,
             precision=options.precision,
+            batch=options.batch,
+            reader_threads=options.readers,
         )
 
     taken: dict[str, list[float]] = {"pipeline": [], "network": [], "monai": []}
-    with tempfile.TemporaryDirectory() as folder:
-        for turn in range(options.rounds):
-            output = Path(folder) / f"{turn}.zarr"
-            for name in (list(taken), list(taken)[::-1])[turn % 2]:
-                began = time.perf_counter()
-                if name == "pipeline":
-                    pipeline(output)
-                elif name == "network":
-                    network()
-                else:
-                    logits = monai()
-                taken[name].append(time.perf_counter() - began)
-        stored = open_volume(str(output))
-        ours = stored.read(stored.box)
+    for turn in range(options.rounds):
+        output = folder / f"{turn}.zarr"
+        for name in (list(taken), list(taken)[::-1])[turn % 2]:
+            began = time.perf_counter()
+            if name == "pipeline":
+                pipeline(output)
+            elif name == "network":
+                network()
+            else:
+                logits = monai()
+            taken[name].append(time.perf_counter() - began)
+    stored = open_volume(str(output))
+    ours = stored.read(stored.box)
     print(f"{volume.path} {region}: {region.size / 1e6:.1f} Mvox written; {plan}")
-    print(f"windows of MONAI {tuple(inferer.roi_size)}; {options.threads} thread(s), precision {options.precision}")
+    where = torch.cuda.get_device_name(options.device) if options.device.type == "cuda" else "CPU"
+    print(f"windows of MONAI {tuple(inferer.roi_size)}, {options.windows} at once; blocks {options.batch} at once")
+    print(f"{where}, {options.threads} thread(s), {options.readers} readers, precision {options.precision}")
     print(f"load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; {options.rounds} rounds, medians")
     rates = {name: region.size / statistics.median(each) / 1e6 for name, each in taken.items()}
     for name, rate in rates.items():
@@ -132,10 +157,24 @@ def main() -> None:
     if options.labels:
         truth = open_labels(options.labels)
         wanted = truth.read(region) > 0
-        theirs = 1 / (1 + np.exp(-logits[0, 0].float().numpy()))
+        theirs = 1 / (1 + np.exp(-logits[0, 0].numpy()))
         theirs = upsample_to_source(theirs, working, region, view.scale, view.shape)
         scores = [average_precision_score(wanted.ravel(), p.ravel()) for p in (ours, np.rint(255 * theirs))]
         print(f"PR-AUC: pipeline {scores[0]:.4f}, MONAI {scores[1]:.4f} (both of 8 bits)")
+
+
+def _noise(text: str, folder: Path) -> str:
+    """Where the volume is, made first if it is to be noise."""
+    kind, colon, sizes = text.partition(":")
+    if (kind, colon) != ("noise", ":"):
+        return text
+    shape = triple(int(each) for each in sizes.split(","))
+    path = folder / "noise.zarr"
+    generator = np.random.default_rng(0)
+    written = create_volume(path, shape=shape, dtype=np.uint8, voxel_size=(50.0, 4.6, 4.6))
+    for box in written.box.blocks(written.unit):
+        written.write(box, generator.integers(0, 256, box.shape, np.uint8))
+    return str(path)
 
 
 def _network(path: Path | None) -> tuple[nn.Module, tuple[float, float, float], tuple[int, int, int]]:

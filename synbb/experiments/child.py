@@ -130,6 +130,8 @@ def score(job: Job, config: RunConfig, task: Task, run: RunFolder, seconds: floa
     row: dict[str, Any] = {"realised_density": about["density"], "main": found.main, **found.scores}
     row |= {f"validation_{name}": value for name, value in about.get("validation", {}).items()}
     row |= diagnostics(run)
+    # Settings and their hash do not say it, and rows of two devices are no pairs.
+    row["device"] = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     row |= {"steps_per_second": speed[-1] if speed else None, "seconds": seconds}
     row["scoring_seconds"] = time.perf_counter() - began
     write_json(run.path / SCORED, {"config_hash": job.config_hash, "row": row})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from synbb.experiments.analysis import rows_of
@@ -29,7 +31,7 @@ def write_report(
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     write_csv(output / "results.csv", columns, list(rows.values()))
     write_csv(output / "differences.csv", list(difference_rows[0]) if difference_rows else ["score"], difference_rows)
-    notes = _notes(study, planned, comparison, differences, len(rows))
+    notes = [*_notes(study, planned, comparison, differences, len(rows)), *device_lines(list(rows.values()))]
     write_atomically(output / "summary.md", _text(score_rows, difference_rows, notes, scores).encode())
     files = [output / name for name in ("results.csv", "differences.csv", "summary.md")]
     shown = _shown(scores)
@@ -98,6 +100,15 @@ def _notes(
             f"For {lost} of {len(judged)} intervals the counts of some runs are not on this machine: over seeds only."
         )
     return notes + power_lines(comparison, differences, len(study.seeds), family)
+
+
+def device_lines(rows: Sequence[Row]) -> list[str]:
+    """A warning where rows were made on several devices, by their column ``device``; rows without one say nothing."""
+    found = Counter(filter(None, (row.get("device") for row in rows)))
+    if len(found) < 2:
+        return []
+    named = ", ".join(f"{device} ({count})" for device, count in sorted(found.items()))
+    return [f"Runs were made on {named}: two runs of one seed differ by the device, too. Pair runs of one device."]
 
 
 def power_lines(comparison: Comparison, differences: list[Compared], seeds: int, comparisons: int) -> list[str]:

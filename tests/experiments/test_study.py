@@ -60,6 +60,7 @@ def test_a_row_for_every_run(folder: Path, finished: list[str]) -> None:
         assert 0.3 < float(row["accuracy"]) <= 1
         assert float(row["seconds"]) > 0
         assert float(row["steps_per_second"]) > 0
+        assert row["device"]  # "cpu", or what the GPU is called
         assert len(row["config_hash"]) == 12
         assert row["synbb"]
     assert len({row["accuracy"] for row in found}) > 2
