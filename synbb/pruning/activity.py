@@ -118,6 +118,7 @@ class OnRates:
         """
         self._pending: dict[int, Tensor] = {}
         self._positions = np.zeros(len(self._groups), dtype=np.int64)
+        self._counted: dict[int, Tensor] = {}  # positions of groups under a mask, on its device
 
     def rates(self) -> Array:
         """On-rate of each unit in [0, 1], shape (units,), nan where nothing was counted; the same in every process."""
@@ -204,21 +205,31 @@ class OnRates:
     @torch.no_grad()
     def _see(self, number: int, values: Tensor, axis: int) -> None:
         found = self._masks.at(number, values.shape, axis)
-        valid, positions = (None, values.numel() // values.shape[axis]) if found is None else found
-        seen = sums(self._statistics[number], values, axis, valid)
-        known = self._pending.get(number)
-        self._pending[number] = seen if known is None else known + seen
-        self._positions[number] += positions
+        if found is None:
+            self._positions[number] += values.numel() // values.shape[axis]
+        else:
+            _add(self._counted, number, found[1])
+        valid = None if found is None else found[0]
+        _add(self._pending, number, sums(self._statistics[number], values, axis, valid))
 
     def _summed(self) -> tuple[list[np.ndarray], np.ndarray]:
         """Sums and positions of every group since the last commit, over all processes."""
         counts = [number for number, statistic in enumerate(self._statistics) if is_count(statistic)]
         moments = [number for number, statistic in enumerate(self._statistics) if not is_count(statistic)]
         # Counts stay integers on their way; both kinds travel as one tensor each.
-        of_counts, positions = self._added(counts, torch.int64, torch.from_numpy(self._positions))
+        of_counts, positions = self._added(counts, torch.int64, self._all_positions())
         of_moments, _ = self._added(moments, torch.float64, torch.zeros(0)) if moments else ([], None)
         found = dict(zip([*counts, *moments], [*of_counts, *of_moments], strict=True))
         return [found[number] for number in range(len(self._groups))], positions
+
+    def _all_positions(self) -> Tensor:
+        """Positions of each group, int64, with and without a mask."""
+        positions = torch.from_numpy(self._positions)
+        if not self._counted:
+            return positions
+        nothing = torch.zeros_like(next(iter(self._counted.values())))
+        counted = torch.stack([self._counted.get(number, nothing) for number in range(len(self._groups))])
+        return positions.to(counted.device) + counted
 
     def _added(self, numbers: list[int], dtype: torch.dtype, more: Tensor) -> tuple[list[np.ndarray], np.ndarray]:
         """The pending sums of groups ``numbers``, and ``more``, added up over all processes."""
@@ -234,6 +245,10 @@ class OnRates:
             distributed.all_reduce(every)
         *found, rest = np.split(every.cpu().numpy(), np.cumsum([a * b for a, b in shapes]))
         return [each.reshape(shape) for each, shape in zip(found, shapes, strict=True)], rest
+
+
+def _add(known: dict[int, Tensor], number: int, more: Tensor) -> None:
+    known[number] = known[number] + more if number in known else more
 
 
 def _names(names: list[str]) -> str:

@@ -17,7 +17,7 @@ from synbb.pruning.evidence import connection_norms
 from synbb.pruning.masks import check_masks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from synbb.pruning.connections import ConnectionTable
 
@@ -58,11 +58,11 @@ class MaskedWeights:
 
     def kept(self) -> np.ndarray:
         """All masks as one vector, bool, shape (connections,)."""
-        return np.concatenate([mask.cpu().numpy().ravel() for mask in self._masks])
+        return _together(mask.flatten() for mask in self._masks).numpy()
 
     def live(self) -> int:
         """Number of live connections."""
-        return sum(int(mask.sum()) for mask in self._masks)
+        return int(_together(mask.sum()[None] for mask in self._masks).sum())
 
     @torch.no_grad()
     def full(self, index: int) -> Tensor:
@@ -71,8 +71,8 @@ class MaskedWeights:
 
     def norms(self) -> np.ndarray:
         """Norm of each connection, latent values included, shape (connections,)."""
-        found = [connection_norms(self.full(index), kernel=self.kernel) for index in range(len(self.weights))]
-        return torch.cat([each.cpu() for each in found]).numpy()
+        every = (connection_norms(self.full(index), kernel=self.kernel) for index in range(len(self.weights)))
+        return _together(every).numpy()
 
     @torch.no_grad()
     def choose(self, kept: np.ndarray, table: ConnectionTable, *, revives: Revival) -> None:
@@ -83,11 +83,12 @@ class MaskedWeights:
             table: the connections.
             revives: whether one that comes back has its latent value or zero.
         """
-        for index, flat in enumerate(table.split(kept)):
+        chosen = torch.from_numpy(kept).to(self._masks[0].device).split(list(table.layer_sizes))
+        for index, flat in enumerate(chosen):
             full, mask = self.full(index), self._masks[index]
             if revives == "zero":
                 full = torch.where(mask, full, 0)
-            mask.copy_(torch.from_numpy(flat).reshape(mask.shape))
+            mask.copy_(flat.reshape(mask.shape))
             self.weights[index].copy_(torch.where(mask, full, 0))
             self._latent[index].copy_(torch.where(mask, 0, full))
         self.cutting = not bool(kept.all())
@@ -140,6 +141,12 @@ class MaskedWeights:
         if self.kernel:
             return (*weight.shape[:2], *[1] * (weight.dim() - 2))
         return tuple(weight.shape)
+
+
+def _together(parts: Iterable[Tensor]) -> Tensor:
+    """Parts one after another, on the CPU; from a GPU they come in one journey."""
+    first, *rest = parts
+    return torch.cat([first, *(each.to(first.device) for each in rest)]).cpu()
 
 
 def _copies(names: Mapping[str, object], tensors: Sequence[Tensor]) -> dict[str, Tensor]:

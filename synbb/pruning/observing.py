@@ -108,7 +108,7 @@ class ValidMasks:
         self._groups = groups
         self._masks = [(pattern, None if mask is None else ValidMask(mask)) for pattern, mask in given.items()]
 
-    def at(self, number: int, shape: torch.Size, axis: int) -> tuple[Tensor, int] | None:
+    def at(self, number: int, shape: torch.Size, axis: int) -> tuple[Tensor, Tensor] | None:
         """:meth:`ValidMask.at` of the mask of group ``number``; None where all positions count.
 
         Raises:
@@ -137,10 +137,12 @@ class ValidMask:
                 "patterns of module names to such masks"
             )
         self._mask = mask
-        self._known: dict[tuple[int, ...], tuple[Tensor, int]] = {}
+        self._known: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
-    def at(self, shape: torch.Size, axis: int) -> tuple[Tensor, int]:
+    def at(self, shape: torch.Size, axis: int) -> tuple[Tensor, Tensor]:
         """The mask at the positions of a tensor of ``shape``, with one entry along its unit axis, and its count.
+
+        The count stays on the device of the mask, int64, shape (): asking for it amid a pass would make a GPU wait.
 
         Raises:
             SynbbError: the mask has another batch or other axes.
@@ -160,6 +162,6 @@ class ValidMask:
                 known = known.flatten(1).any(1, keepdim=True)
             elif tuple(given) != space:
                 known = nn.functional.interpolate(known.float(), size=space, mode="area") >= 0.5
-            self._known[space] = known.bool(), int(known.bool().sum())
+            self._known[space] = known.bool(), known.bool().sum()
         known, count = self._known[space]
         return known if axis == 1 else known.movedim(1, axis), count

@@ -143,13 +143,13 @@ class _Taken:
         self._keys = np.zeros(0)
         self.values = np.zeros((0, group.size))
 
-    def add(self, values: Tensor, axis: int, valid: tuple[Tensor, int] | None, keys: Array) -> None:
+    def add(self, values: Tensor, axis: int, valid: tuple[Tensor, Tensor] | None, keys: Array) -> None:
         mask = None if valid is None else valid[0]
         on = sums("sign", values, axis, mask)
         self._on += on.cpu().numpy()
         of_statistic = on if self._statistic == "sign" else sums(self._statistic, values, axis, mask)
         self._sums += of_statistic.cpu().numpy()
-        self.positions += len(keys) if valid is None else valid[1]
+        self.positions += len(keys) if valid is None else int(valid[1])
         if mask is not None:
             keys = np.where(mask.movedim(axis, -1).flatten().cpu().numpy(), keys, np.inf)
         self._sample(values.movedim(axis, -1), keys)

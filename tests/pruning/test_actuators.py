@@ -103,7 +103,7 @@ def test_each_unit_keeps_the_apportioned_degree(inputs, outputs, density, seed, 
     units, width, rates = (
         (inputs, outputs, case.rates[:inputs]) if side == "out" else (outputs, inputs, case.rates[inputs:])
     )
-    budget = round(density * inputs * outputs)
+    budget = round(density * (inputs * outputs))  # 0.7 * 5 * 9 is 31.5, 0.7 * 45 a little less
     if budget < units:  # one connection each cannot be had
         return
     odds, capacities = balance.log_odds(rates), np.full(units, float(width))
