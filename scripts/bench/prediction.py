@@ -1,7 +1,7 @@
 """Zarr to zarr prediction against the network alone, and against MONAI's sliding window.
 
     python scripts/bench/prediction.py VOLUME|noise:Z,Y,X [--region z0:z1,y0:y1,x0:x1] [--run RUN --labels LABELS]
-        [--threads 1] [--device cuda] [--precision bf16] [--batch 2] [--readers 2] [--windows 4]
+        [--threads 1] [--device cuda] [--precision bf16] [--batch 2] [--readers 2] [--writers 1] [--windows 4]
 
 Three sides take turns in this process, each at its best batch and memory layout, in *written* voxels a second:
 
@@ -34,6 +34,7 @@ from torch import nn
 
 from synbb.inference import BlockPlan, predict_volume
 from synbb.inference.block_work import BlockWork
+from synbb.inference.drivers import threads_beside
 from synbb.inference.network import Network
 from synbb.inference.sizes import default_write_block
 from synbb.models import build_unet, receptive_field, total_stride
@@ -63,7 +64,8 @@ def main() -> None:
     parser.add_argument("--precision", choices=["32", "tf32", "bf16"], default="32")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--batch", type=int, default=2, help="blocks given to the device at once")
-    parser.add_argument("--readers", type=int, default=2, help="threads that read ahead")
+    parser.add_argument("--readers", type=int, help="threads that read ahead; by default as predict has them")
+    parser.add_argument("--writers", type=int, help="threads that write behind")
     parser.add_argument("--windows", type=int, default=4, help="windows that MONAI computes at once")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -126,6 +128,7 @@ def compare(options: argparse.Namespace, path: str, folder: Path) -> None:
             precision=options.precision,
             batch=options.batch,
             reader_threads=options.readers,
+            writer_threads=options.writers,
         )
 
     taken: dict[str, list[float]] = {"pipeline": [], "network": [], "monai": []}
@@ -145,7 +148,9 @@ def compare(options: argparse.Namespace, path: str, folder: Path) -> None:
     print(f"{volume.path} {region}: {region.size / 1e6:.1f} Mvox written; {plan}")
     where = torch.cuda.get_device_name(options.device) if options.device.type == "cuda" else "CPU"
     print(f"windows of MONAI {tuple(inferer.roi_size)}, {options.windows} at once; blocks {options.batch} at once")
-    print(f"{where}, {options.threads} thread(s), {options.readers} readers, precision {options.precision}")
+    few, many = threads_beside(options.device)
+    beside = f"{options.readers or many} readers, {options.writers or few} writers"
+    print(f"{where}, {options.threads} thread(s), {beside}, precision {options.precision}")
     print(f"load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; {options.rounds} rounds, medians")
     rates = {name: region.size / statistics.median(each) / 1e6 for name, each in taken.items()}
     for name, rate in rates.items():

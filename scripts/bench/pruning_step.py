@@ -51,8 +51,7 @@ class Side:
         torch.manual_seed(0)
         self.device, self.precision = device, precision
         self.net = build_unet(VOXEL_SIZE).to(device)
-        if device.type == "cpu":
-            channels_last(self.net)  # as training lays weights out on a CPU
+        channels_last(self.net)  # as training lays weights out
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=1e-3, weight_decay=1e-2)
         self.pruner: Pruner | None = None
         if pruned:

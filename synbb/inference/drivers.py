@@ -7,9 +7,11 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,9 +19,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from synbb.inference.leases import check_nobody_shares
 from synbb.inference.ledger import Ledger, remove_workers
 from synbb.inference.output import NoDataReport, complete, forget_damaged, open_output
-from synbb.inference.pipeline import Readers, Writer
+from synbb.inference.pipeline import Readers, Writers
 
 if TYPE_CHECKING:
+    import torch
+
     from synbb.inference.block_work import BlockInput, BlockWork
     from synbb.inference.blocks import Block
     from synbb.inference.network import Floats, Network
@@ -144,55 +148,88 @@ class SingleWriter(ABC):
 
 
 class LocalDriver(SingleWriter):
-    """This process: reader threads -> bounded queue -> network (calling thread) -> bounded queue -> writer thread.
+    """This process: reader threads -> bounded queue -> network (calling thread) -> bounded queue -> writer threads.
 
     Args:
         reader_threads: threads that read and normalise ahead of the network.
+        writer_threads: threads that turn logits into voxels and write them. None for either: as many as the device
+            of the network leaves room for, see :func:`threads_beside`.
     """
 
-    def __init__(self, reader_threads: int = 2) -> None:
-        self._threads = reader_threads
+    def __init__(self, reader_threads: int | None = None, writer_threads: int | None = None) -> None:
+        self._reader_threads, self._writer_threads = reader_threads, writer_threads
 
     def compute(self, prediction: Prediction, output: WritableVolume, ledger: Ledger) -> int:
         """As :meth:`SingleWriter.compute`."""
         work, network = prediction.work, prediction.network
         finished = frozenset(ledger.marks)
         prediction.report(len(finished))
-        batches = (b for b in work.plan.batches(network.batch) if not finished.issuperset(numbers(b)))
+        size = network.batch  # of the plan, whatever becomes of the network's when memory runs out
+
+        def batches() -> Iterator[tuple[Block, ...]]:
+            return (each for each in work.plan.batches(size) if not finished.issuperset(numbers(each)))
+
         read = partial(_read, work, finished)
-        voxels, done = 0, len(finished)
+        voxels, tally = 0, _Tally(prediction, len(finished))
+        few, many = threads_beside(network.device)
+        reading, writing = self._reader_threads or many, self._writer_threads or few
         with (
             network,
-            Writer(behind=2) as writer,
-            Readers(read, threads=self._threads, ahead=self._threads) as readers,
+            Writers(threads=writing, behind=writing + 1) as writers,
+            Readers(read, threads=reading, ahead=reading + size) as readers,
         ):
-            for batch, inputs in readers.over(batches):
+            inputs_of_blocks = readers.over(block for batch in batches() for block in batch)
+            for batch in batches():
+                inputs = [next(inputs_of_blocks) for _ in batch]
                 found = work.logits(network, batch, inputs)
                 for block, given, logits in zip(batch, inputs, found, strict=True):
                     if given is None:
                         continue
-                    done += 1
                     voxels += block.write.size
-                    writer.submit(_Job(prediction, output, ledger, block, logits, given.no_data, done))
+                    writers.submit(_Job(work, output, ledger, tally, block, logits, given.no_data))
         return voxels
+
+
+def threads_beside(device: torch.device) -> tuple[int, int]:
+    """Threads that write behind a network on ``device``, and those that read ahead of it.
+
+    A network on the CPU needs the cores itself. One on a GPU is faster than a core can resample and compress: half of
+    the cores, at most eight, do each.
+    """
+    if device.type == "cpu":
+        return 1, 2
+    some = min(8, max(2, len(os.sched_getaffinity(0)) // 2))
+    return some, some
+
+
+class _Tally:
+    """Blocks done, told one after another whichever thread finished them."""
+
+    def __init__(self, prediction: Prediction, done: int) -> None:
+        self._prediction, self._done, self._telling = prediction, done, threading.Lock()
+
+    def one_more(self) -> None:
+        with self._telling:
+            self._done += 1
+            self._prediction.report(self._done)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A block on its way to the writer."""
+    """A block on its way to the writers."""
 
-    prediction: Prediction
+    work: BlockWork
     output: WritableVolume
     ledger: Ledger
+    tally: _Tally
     block: Block
     logits: Floats
     no_data: Where | None
-    done: int
 
     def __call__(self) -> None:
         """Probabilities of the block to the output, then its mark."""
-        self.ledger.mark(self.prediction.work.write(self.output, self.block, self.logits, self.no_data))
-        self.prediction.report(self.done)
+        self.ledger.mark(self.work.write(self.output, self.block, self.logits, self.no_data))
+        self.tally.one_more()
 
 
 def numbers(batch: tuple[Block, ...]) -> list[int]:
@@ -200,8 +237,6 @@ def numbers(batch: tuple[Block, ...]) -> list[int]:
     return [block.index for block in batch]
 
 
-def _read(
-    work: BlockWork, finished: frozenset[int], batch: tuple[Block, ...]
-) -> tuple[tuple[Block, ...], list[BlockInput | None]]:
-    """The batch and what was read of it; None for a finished block."""
-    return batch, [None if block.index in finished else work.read(block) for block in batch]
+def _read(work: BlockWork, finished: frozenset[int], block: Block) -> BlockInput | None:
+    """What was read for a block; None for a finished one."""
+    return None if block.index in finished else work.read(block)

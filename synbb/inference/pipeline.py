@@ -1,4 +1,4 @@
-"""Threads on either side of the network: readers ahead of it, a writer behind it, both bounded.
+"""Threads on either side of the network: readers ahead of it, writers behind it, both bounded.
 
 The network stays in the calling thread. So an interrupt (Ctrl-C) arrives there, the first error of any thread is
 raised there, and leaving the ``with`` block always waits for all threads: none is left behind.
@@ -56,19 +56,19 @@ class Readers(Generic[Item, Result]):
             raise
 
 
-class Writer:
-    """Runs jobs one after another in a thread of its own; at most ``behind`` of them wait.
+class Writers:
+    """Runs jobs in ``threads`` threads, in the order they come; at most ``behind`` of them are not done.
 
     After the first job that fails no other is begun; its error is raised at the next :meth:`submit` or at the end.
     """
 
-    def __init__(self, *, behind: int) -> None:
+    def __init__(self, *, threads: int, behind: int) -> None:
         self._behind = max(1, behind)
         self._failed = False
         self._waiting: deque[Future[None]] = deque()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="synbb-writer")
+        self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="synbb-writer")
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> Writers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -103,4 +103,4 @@ class Writer:
             if found is not None and already is None:
                 raise found
             if found is not None and already is not None and found is not already:
-                already.add_note(f"and the writer failed with {type(found).__name__}: {found}")
+                already.add_note(f"and a writer failed with {type(found).__name__}: {found}")

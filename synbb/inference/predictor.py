@@ -2,9 +2,9 @@
 
 What is to be computed is decided here, who computes it is a driver (``drivers.py``):
 
-    reader threads -> bounded queue -> network -> bounded queue -> writer thread -> ledger
+    reader threads -> bounded queue -> network -> bounded queue -> writer threads -> ledger
 
-A reader reads a block's read box and normalises it; the writer turns logits into probabilities, brings them to the
+A reader reads a block's read box and normalises it; a writer turns logits into probabilities, brings them to the
 input's voxels, quantises, writes, and marks the block in the ledger. Nothing else than the blocks under way is in
 memory.
 """
@@ -132,7 +132,8 @@ def predict_volume(
     batch: int = 2,
     device: str | torch.device | None = None,
     precision: str = "32",
-    reader_threads: int = 2,
+    reader_threads: int | None = None,
+    writer_threads: int | None = None,
     dtype: str = "uint8",
     resample_z: bool = False,
     tolerance: float = 0.02,
@@ -172,6 +173,8 @@ def predict_volume(
         device: where the network runs; None for where it is.
         precision: ``32``, ``tf32``, ``bf16`` or ``16``.
         reader_threads: threads that read and normalise ahead of the network.
+        writer_threads: threads that resample, compress and write behind it. None for either: few beside a network on
+            the CPU, half of the cores each beside one on a GPU.
         dtype: ``uint8`` stores round(255 p), ``float32`` stores p.
         resample_z: allow resampling across sections.
         tolerance: relative difference of voxel sizes that counts as none.
@@ -181,7 +184,7 @@ def predict_volume(
         flips: axes (0 z, 1 y, 2 x) along which mirror images are averaged.
         windows: blend overlapping windows instead of reading blocks with the whole ``halo``.
         verify: read finished blocks again first, and compute those that are not what was written.
-        progress: called with (blocks done, blocks) from the writer's thread.
+        progress: called with (blocks done, blocks) from the writers' threads, one call at a time.
         announce: called with each line that describes the plan, before the first block.
         dry_run: describe the plan, time one batch, and write nothing.
         driver: who computes the blocks; None for this process.
@@ -240,7 +243,7 @@ def predict_volume(
     prediction = Prediction(
         work, network, str(output_path), dtype, stored, verify, progress, announce or (lambda _: None)
     )
-    outcome = (driver or LocalDriver(reader_threads)).run(prediction)
+    outcome = (driver or LocalDriver(reader_threads, writer_threads)).run(prediction)
     return PredictionSummary(
         output=str(output_path),
         region=covered,

@@ -100,8 +100,7 @@ def make_session(config: RunConfig, task: Task, run: RunFolder, fabric: Fabric) 
     if source is not None:
         source.weights_info("last")  # complains of weights that are missing or damaged
         load_weights(source.weights_file("last"), net)
-    if fabric.device.type == "cpu":
-        channels_last(net)
+    channels_last(net)
     optimizer = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     scheduler = one_cycle(optimizer, settings)
     model, wrapped = fabric.setup(net, optimizer)

@@ -16,6 +16,10 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 
 
+MOST_PARTS = 8
+"""Largest whole number by which an axis is enlarged part by part."""
+
+
 @dataclass(frozen=True)
 class Taps:
     """Inputs (global positions) and weights, both of shape (count, outputs)."""
@@ -35,14 +39,41 @@ class Taps:
 
     def apply(self, array: npt.NDArray[Any], axis: int, first: int) -> Floats:
         """Resample ``array`` along ``axis``; its voxel 0 has the global position ``first``."""
-        view = np.moveaxis(array, axis, 0)
-        out: Floats | None = None
-        for index, weight in zip(self.index - first, self.weight, strict=True):
-            part = view[_as_slice(index)] * weight.astype(np.float32).reshape(-1, *[1] * (view.ndim - 1))
-            out = part.astype(np.float32, copy=False) if out is None else np.add(out, part, out=out)
-        if out is None:
+        if not len(self.index):
             raise ValueError("no taps")
-        return np.moveaxis(out, 0, axis)
+        shape = list(array.shape)
+        shape[axis] = self.index.shape[1]
+        found = np.empty(shape, np.float32)
+        view, out = np.moveaxis(array, axis, 0), np.moveaxis(found, axis, 0)
+        weights = self.weight.astype(np.float32).reshape(*self.weight.shape, *[1] * (view.ndim - 1))
+        for places in self._runs():
+            for number, index in enumerate(self.index[:, places] - first):
+                taken, weight = view[_as_slice(index)], weights[number, places]
+                if number:
+                    out[places] += taken * weight
+                else:
+                    np.multiply(taken, weight, out=out[places], casting="same_kind")
+        return found
+
+    def _runs(self) -> list[slice]:
+        """Outputs in parts, in each of which the inputs of every tap are evenly spaced, but for a few at the ends.
+
+        Enlarged by a whole number f, every f-th output lies alike between its inputs: f parts, as slices, take a third
+        of the time that positions would.
+        """
+        outputs = self.index.shape[1]
+        for period in range(1, MOST_PARTS + 1):
+            steps = self.index[:, period:] - self.index[:, :-period]
+            if not steps.size:
+                break
+            uneven = np.flatnonzero((steps != steps[:, [steps.shape[1] // 2]]).any(axis=0))
+            middle = steps.shape[1] // 2
+            begin = int(uneven[uneven < middle].max(initial=-1)) + 1
+            end = int(uneven[uneven > middle].min(initial=steps.shape[1])) + period
+            if end - begin >= outputs - 4 * period:
+                parts = [slice(begin + part, end, period) for part in range(period)]
+                return [each for each in (slice(0, begin), *parts, slice(end, outputs)) if each.start < each.stop]
+        return [slice(0, outputs)]
 
 
 def _as_slice(index: npt.NDArray[np.int64]) -> slice | npt.NDArray[np.int64]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from synbb.errors import RunEnded, SynbbError
 from synbb.inference.network import Network
-from synbb.inference.pipeline import Readers, Writer
+from synbb.inference.pipeline import Readers, Writers
 
 NET = random_unet()
 GEOMETRY = geometry(NET)
@@ -152,7 +152,7 @@ def test_after_a_failed_job_no_other_is_begun() -> None:
         done.append(number)
 
     def write_all() -> None:
-        with Writer(behind=2) as writer:
+        with Writers(threads=1, behind=2) as writer:
             for number in range(100):
                 writer.submit(lambda number=number: job(number))
 
@@ -162,13 +162,36 @@ def test_after_a_failed_job_no_other_is_begun() -> None:
     assert not [t for t in threading.enumerate() if t.name.startswith("synbb")]
 
 
+def test_writers_work_at_the_same_time_and_a_failure_stops_them_all() -> None:
+    together = threading.Barrier(3, timeout=10)
+    begun: list[int] = []
+
+    def job(number: int) -> None:
+        begun.append(number)
+        if number < 3:
+            together.wait()  # all three must be here at once
+        if number == 2:
+            raise OSError("disk")
+
+    def write_all() -> None:
+        with Writers(threads=3, behind=4) as writers:
+            for number in range(100):
+                writers.submit(lambda number=number: job(number))
+
+    with pytest.raises(OSError, match="disk"):
+        write_all()
+    assert {0, 1, 2} <= set(begun)
+    assert len(begun) < 100
+    assert not [t for t in threading.enumerate() if t.name.startswith("synbb")]
+
+
 def test_the_last_job_that_fails_is_heard_too() -> None:
     def fail() -> None:
         time.sleep(0.02)
         raise OSError("disk")
 
     def write() -> None:
-        with Writer(behind=2) as writer:
+        with Writers(threads=1, behind=2) as writer:
             writer.submit(fail)
 
     with pytest.raises(OSError, match="disk"):
@@ -180,7 +203,7 @@ def test_the_first_error_wins_and_the_writers_is_noted() -> None:
         raise OSError("disk")
 
     def write() -> None:
-        with Writer(behind=5) as writer:
+        with Writers(threads=1, behind=5) as writer:
             writer.submit(fail)
             raise ValueError("network")
 
@@ -197,7 +220,7 @@ def test_an_interrupt_finishes_what_waits() -> None:
         done.append(1)
 
     def write() -> None:
-        with Writer(behind=5) as writer:
+        with Writers(threads=1, behind=5) as writer:
             for _ in range(4):
                 writer.submit(slow)
             raise KeyboardInterrupt

@@ -183,6 +183,16 @@ def test_batch_and_tile_are_no_part_of_the_identity(raw: Volume, tmp_path: Path)
     assert predict(raw, tmp_path / "out.zarr", batch=3, tile=(4, 8, 8), reader_threads=1).done == 0
 
 
+def test_threads_change_no_voxel_and_tell_of_blocks_in_turn(raw: Volume, tmp_path: Path) -> None:
+    reports: list[tuple[int, int]] = []
+    predict(raw, tmp_path / "one.zarr", reader_threads=1, writer_threads=1)
+    many = {"reader_threads": 5, "writer_threads": 4, "batch": 3}
+    summary = predict(raw, tmp_path / "many.zarr", progress=lambda *r: reports.append(r), **many)
+    assert reports == [(done, summary.blocks) for done in range(summary.blocks + 1)]
+    one, found = (open_volume(str(tmp_path / f"{name}.zarr")) for name in ("one", "many"))
+    np.testing.assert_array_equal(found.read(found.box), one.read(one.box))
+
+
 def test_what_lies_at_the_output_already_is_not_touched(raw: Volume, tmp_path: Path) -> None:
     stranger = create_volume(tmp_path / "out.zarr", shape=(2, 2, 2), dtype="uint8", voxel_size=VOXEL)
     with pytest.raises(SynbbError, match="has no ledger"):
