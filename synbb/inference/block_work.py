@@ -5,7 +5,8 @@ Every way of predicting a volume (one process, workers of a cluster, probabiliti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +18,7 @@ from synbb.inference.blending import blended_logits
 from synbb.inference.blocks import Block, BlockPlan
 from synbb.inference.ledger import KEPT, Mark
 from synbb.inference.no_data import Tissue, Where, absent, at_source, blank, whole_tiles
+from synbb.volumes.box import Box
 from synbb.volumes.resample import WorkingView, upsample_to_source
 from synbb.volumes.stores import NoAnswer
 
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from synbb.volumes.writing import WritableVolume
 
 Voxels = npt.NDArray[Any]
+
+SLAB = 1 << 20
+"""Voxels that are made of logits at once."""
 
 ONE_GREY = 1e-4
 """Grey values that differ by less than this share of the contrast are one."""
@@ -132,16 +137,7 @@ class BlockWork:
         Raises:
             RunEnded: a logit is not finite.
         """
-        needed = core_logits(logits, block)
-        check_finite(needed, f"block {block.index} (voxels {block.write} of the input)")
-        found = _sigmoid(needed)
-        if self.plan.scale != (1.0, 1.0, 1.0):
-            found = upsample_to_source(found, block.core, block.write, self.plan.scale, self.plan.working_shape)
-        if self.floor:
-            found[found < self.floor] = 0
-        if no_data is not None:
-            found[no_data] = 0
-        return found
+        return self._filled(np.empty(block.write.shape, np.float32), logits, block, no_data)
 
     def write(self, output: WritableVolume, block: Block, logits: Floats, no_data: Where | None = None) -> Mark:
         """Put the probabilities of a block into the output, in its type.
@@ -149,13 +145,46 @@ class BlockWork:
         Raises:
             RunEnded: the disk is full, the output was removed, or a logit is not finite.
         """
-        found = self.probabilities(logits, block, no_data)
-        values: Voxels = quantise(found) if output.dtype == np.uint8 else found
+        values = self._filled(np.empty(block.write.shape, output.dtype), logits, block, no_data)
         there = block.write.relative_to(self.plan.region.start)
         output.write(there, values, remedy=KEPT)
         output.check_there()  # after the block is written and before it is marked
         counts = () if no_data is None else tuple(int(n) for n in no_data.sum(axis=(1, 2)))
         return Mark.of(block.index, there, values, counts)
+
+    def _filled(self, out: Voxels, logits: Floats, block: Block, no_data: Where | None) -> Voxels:
+        """``out``, shape of the block's write box, filled with its probabilities, as float32 or quantised to uint8.
+
+        A few sections at a time, as many as stay in a processor's cache: half of the time, and little memory.
+        """
+        needed = core_logits(logits, block)
+        check_finite(needed, f"block {block.index} (voxels {block.write} of the input)")
+        for write, core in self._slabs(block):
+            found = _sigmoid(needed[core.relative_to(block.core.start).slices])
+            if self.plan.scale != (1.0, 1.0, 1.0):
+                found = upsample_to_source(found, core, write, self.plan.scale, self.plan.working_shape)
+            if self.floor:
+                found[found < self.floor] = 0
+            there = write.relative_to(block.write.start).slices
+            if no_data is not None:
+                found[no_data[there]] = 0
+            out[there] = quantise(found) if out.dtype == np.uint8 else found
+        return out
+
+    def _slabs(self, block: Block) -> Iterator[tuple[Box, Box]]:
+        """Parts of the write box, and the working voxels that each is made from."""
+        if self.plan.scale[0] != 1:
+            yield block.write, block.core
+            return
+        depth = max(1, SLAB // math.prod(block.write.shape[1:]))
+        for first in range(0, block.write.shape[0], depth):
+            yield _sections(block.write, first, depth), _sections(block.core, first, depth)
+
+
+def _sections(box: Box, first: int, depth: int) -> Box:
+    """``depth`` sections of ``box`` from its ``first`` on, or what there is of them."""
+    start = box.start[0] + first
+    return Box((start, *box.start[1:]), (min(start + depth, box.stop[0]), *box.stop[1:]))
 
 
 def core_logits(logits: Floats, block: Block) -> Floats:

@@ -124,6 +124,8 @@ def at_source(found: Where, core: Box, write: Box, scale: Sequence[float]) -> Wh
     """``found`` of the working voxels of ``core`` at the level-0 voxels of ``write``, each as the one that holds it."""
     if core == write:
         return found
+    if not found.any():
+        return np.zeros(write.shape, bool)
     index = [
         np.clip(np.floor((np.arange(a, b) + 0.5) / f).astype(np.int64) - first, 0, count - 1)
         for a, b, f, first, count in zip(write.start, write.stop, scale, core.start, core.shape, strict=True)

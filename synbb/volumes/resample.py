@@ -98,11 +98,13 @@ class WorkingView:
             return np.empty(box.shape, np.float32)
         taps = self._taps(box)
         source = _inputs(taps)
-        block = self.volume.read(source).astype(np.float32, copy=False)
+        block = self.volume.read(source)
+        if block.dtype.itemsize > 2:  # else the first product is of float32 by itself
+            block = block.astype(np.float32, copy=False)
         for axis, along in enumerate(taps):
             if self.factor[axis] != 1:
                 block = along.apply(block, axis, source.start[axis])
-        return np.ascontiguousarray(block)
+        return np.ascontiguousarray(block, np.float32)
 
     def level_box(self, box: Box) -> Box:
         """The voxels of :attr:`volume` (the level that is read) that :meth:`read` of this working box depends on."""
