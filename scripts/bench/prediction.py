@@ -13,7 +13,8 @@ monai      ``monai.inferers.SlidingWindowInferer`` over the region in memory (al
 ``noise:64,2048,2048`` makes a volume of noise of 50 x 4.6 x 4.6 nm first, and removes it at the end.
 
 With a RUN its network is used, and with LABELS too the PR-AUC of both predictions is told (brought to the voxels of
-VOLUME alike); without, the default network with random weights.
+VOLUME alike); without, the default network with random weights. ``--free`` takes a network that computes next to
+nothing: what is timed then is everything around it, as beside a GPU that is fast enough.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--region", type=Box.parse)
     parser.add_argument("--run", type=Path)
     parser.add_argument("--labels")
+    parser.add_argument("--free", action="store_true", help="a network that costs nothing")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", choices=["32", "tf32", "bf16"], default="32")
@@ -83,6 +85,8 @@ def compare(options: argparse.Namespace, path: str, folder: Path) -> None:
         channels_last(net)
     stride = total_stride(net)
     halo = receptive_field(net, stride)
+    if options.free:
+        net = Free().to(options.device)
     view = WorkingView(volume, voxel_size)
     normalisation = measure_normalisation(volume, within=[region])
     block = default_write_block(region, view.scale, halo, stride)
@@ -166,6 +170,18 @@ def compare(options: argparse.Namespace, path: str, folder: Path) -> None:
         theirs = upsample_to_source(theirs, working, region, view.scale, view.shape)
         scores = [average_precision_score(wanted.ravel(), p.ravel()) for p in (ours, np.rint(255 * theirs))]
         print(f"PR-AUC: pipeline {scores[0]:.4f}, MONAI {scores[1]:.4f} (both of 8 bits)")
+
+
+class Free(nn.Module):
+    """Logits of noise without any work; blocks and halos stay those of the network that it stands for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.tensor(6.0))
+
+    def forward(self, greys: torch.Tensor) -> torch.Tensor:
+        """Probabilities of 0.002 to 0.007."""
+        return greys - self.shift
 
 
 def _noise(text: str, folder: Path) -> str:
