@@ -6,7 +6,7 @@
 #SBATCH --job-name=synbb
 #SBATCH --array=0-7
 #SBATCH --time=04:00:00
-#SBATCH --cpus-per-task=2
+#SBATCH --cpus-per-task=8
 #SBATCH --mem=32G
 #SBATCH --gres=gpu:1
 #SBATCH --requeue

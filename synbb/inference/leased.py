@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from synbb.errors import RunEnded, SynbbError, disk_errors
 from synbb.inference.attempts import Failure, compute_blocks
-from synbb.inference.drivers import Outcome, Prediction, numbers
+from synbb.inference.drivers import Outcome, Prediction, numbers, threads_beside
 from synbb.inference.leases import SETTINGS, Lease, Leases
 from synbb.inference.ledger import (
     KEPT,
@@ -46,8 +46,6 @@ GROUPS = 1024
 """About as many leases as a plan is cut into; small plans have one a batch."""
 
 LARGEST_GROUP = 16  # batches
-
-THREADS = 2  # one batch is read and written while the network has another
 
 
 class LeasedDriver:
@@ -181,7 +179,9 @@ class _Share:
             written = {mark.block for mark in marks}
             return [block for block in blocks if block.index in written], failures
 
-        with ThreadPoolExecutor(THREADS, thread_name_prefix="synbb-batch") as pool:
+        # Some batches are read and written while the network has another.
+        _, threads = threads_beside(self.prediction.network.device)
+        with ThreadPoolExecutor(threads, thread_name_prefix="synbb-batch") as pool:
             for blocks, failures in pool.map(compute, self.groups[group]):
                 self.done += len(blocks)
                 self.voxels += sum(block.write.size for block in blocks)

@@ -38,7 +38,7 @@ def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_example_is_submitted_as_written(submitted: Path) -> None:
     with connected(str(EXAMPLE), lifetime_stagger="7m") as connection:
-        assert connection.threads == 16
+        assert connection.threads == 64
         until = time.monotonic() + 30
         while not list(submitted.iterdir()) and time.monotonic() < until:
             time.sleep(0.05)
@@ -48,10 +48,10 @@ def test_the_example_is_submitted_as_written(submitted: Path) -> None:
         "#SBATCH -p gpu",
         "#SBATCH -t 04:00:00",
         "#SBATCH --gres=gpu:1",
-        "#SBATCH --cpus-per-task=2",
+        "#SBATCH --cpus-per-task=8",
         "export OMP_NUM_THREADS=2",
         "--lifetime 225m --lifetime-stagger 7m",
-        "--nthreads 2",
+        "--nthreads 8",
     ):
         assert expected in scripts[0]
 
