@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from synbb.inference.drivers import threads_beside
 from synbb.inference.sizes import output_grid
 
 if TYPE_CHECKING:
@@ -19,7 +20,11 @@ LOOKED_AT = 5
 
 
 def estimate(work: BlockWork, network: Network, dtype: np.dtype[Any]) -> list[str]:
-    """Lines for people: files, disk and time, the last from one batch that is computed twice (the first warms up)."""
+    """Lines for people: files, disk and time, the last from one batch that is computed twice (the first warms up).
+
+    Reading, the network, and making voxels of logits go on at the same time, so the slowest of the three counts: beside
+    a GPU often one of the others. Compressing and writing are not timed, as nothing is written.
+    """
     plan = work.plan
     chunks, shards = output_grid(plan.region, plan.write_block)
     files = math.prod(-(-n // unit) for n, unit in zip(plan.region.shape, shards or chunks, strict=True))
@@ -35,12 +40,21 @@ def estimate(work: BlockWork, network: Network, dtype: np.dtype[Any]) -> list[st
         with network:
             work.logits(network, batch, inputs)
             began = time.perf_counter()
-            work.logits(network, batch, inputs)
-            each = time.perf_counter() - began
+            logits = work.logits(network, batch, inputs)
+            computing = time.perf_counter() - began
+        began = time.perf_counter()
+        for block, given, each in zip(batch, inputs, logits, strict=True):
+            work.probabilities(each, block, given.no_data)
+        making = time.perf_counter() - began
+        few, many = threads_beside(network.device)
+        pace = max(computing, reading / many, making / few)
         voxels = sum(block.write.size for block in batch)
-        how = f"{len(batch)} blocks took {each:.1f} s, reading them {reading:.1f} s beside it"
-        seconds = each * plan.region.size / voxels
-        return [*lines, f"about {_duration(seconds)} at {voxels / each / 1e6:.2f} Mvox/s written ({how})"]
+        how = (
+            f"{len(batch)} blocks: network {computing:.2f} s; beside it reading {reading:.2f} s, threads {many}, and "
+            f"making voxels {making:.2f} s, threads {few}"
+        )
+        seconds = pace * plan.region.size / voxels
+        return [*lines, f"about {_duration(seconds)} at {voxels / pace / 1e6:.2f} Mvox/s written ({how})"]
     return [*lines, f"no time can be told: {min(LOOKED_AT, len(batches))} batches in the middle hold no data"]
 
 

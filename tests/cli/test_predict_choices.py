@@ -59,7 +59,7 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(call: Call, tmp_path: P
     assert "normalisation " in said
     assert "1 blocks of 8 x 64 x 64 voxels, halo " in said
     assert "1 files of 8 x 64 x 64 voxels, at most 131 kB (float32)" in said
-    assert "Mvox/s written (1 blocks took" in said
+    assert "Mvox/s written (1 blocks: network" in said
     assert "mean over mirror images along y, x" in said
     assert "probabilities below 0.1 are written as 0" in said
     assert "dry run: nothing was written" in said

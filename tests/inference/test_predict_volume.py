@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +16,7 @@ from torch import nn
 
 from synbb.errors import RunEnded, SynbbError
 from synbb.inference import predict_array, predict_volume, verify_output
+from synbb.inference.block_work import BlockInput, BlockWork
 from synbb.inference.ledger import ledger_path, read_marks
 from synbb.volumes.box import Box
 from synbb.volumes.opening import open_volume
@@ -22,6 +26,7 @@ from synbb.volumes.writing import create_volume
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from synbb.inference.blocks import Block
     from synbb.inference.predictor import PredictionSummary
     from synbb.volumes.volume import Volume
 
@@ -191,6 +196,27 @@ def test_threads_change_no_voxel_and_tell_of_blocks_in_turn(raw: Volume, tmp_pat
     assert reports == [(done, summary.blocks) for done in range(summary.blocks + 1)]
     one, found = (open_volume(str(tmp_path / f"{name}.zarr")) for name in ("one", "many"))
     np.testing.assert_array_equal(found.read(found.box), one.read(one.box))
+
+
+def test_the_expected_time_is_that_of_the_slowest_part(
+    raw: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = BlockWork.read
+
+    def slow(work: BlockWork, block: Block) -> BlockInput:
+        time.sleep(0.2)
+        return read(work, block)
+
+    def rate() -> float:
+        said = predict(raw, tmp_path / "out.zarr", dry_run=True).lines[-1]
+        found = re.search(r"at ([\d.]+) Mvox/s", said)
+        assert found, said
+        return float(found[1])
+
+    quick = rate()
+    monkeypatch.setattr(BlockWork, "read", slow)
+    # Two threads, 0.2 s a block: 0.015 Mvox/s, told with two decimals.
+    assert rate() <= round(2 * math.prod(BLOCK) / 0.2 / 1e6, 2) < quick
 
 
 def test_what_lies_at_the_output_already_is_not_touched(raw: Volume, tmp_path: Path) -> None:
