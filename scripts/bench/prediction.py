@@ -47,7 +47,7 @@ from synbb.training.start import make_task
 from synbb.volumes import create_volume, open_volume
 from synbb.volumes.box import Box, triple
 from synbb.volumes.opening import open_labels
-from synbb.volumes.resample import WorkingView, upsample_to_source
+from synbb.volumes.resample import WorkingView, upsample_to_source, upsampling_support
 from synbb.volumes.statistics import measure_normalisation
 
 VOXEL_SIZE = (50.0, 9.2, 9.2)
@@ -93,7 +93,7 @@ def compare(options: argparse.Namespace, path: str, folder: Path) -> None:
     plan = BlockPlan(region, block, view.shape, halo, stride, view.scale)
     work = BlockWork(view, plan, normalisation)
     inputs = {each.index: work.read(each) for each in plan}
-    working = view.to_working(region)
+    working = upsampling_support(region, view.scale, view.shape)
     array = torch.from_numpy(normalisation.apply(view.read(working)))[None, None].to(options.device)
     inferer = SlidingWindowInferer(
         [min(p, n) for p, n in zip(patch, working.shape, strict=True)],
