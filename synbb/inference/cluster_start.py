@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import dask
+import torch
 import yaml
 from dask.utils import parse_timedelta
 from distributed import Client, LocalCluster
 from pydantic import Field, field_validator
 
 from synbb.errors import SynbbError
+from synbb.inference.drivers import threads_beside
 from synbb.schema import Settings, validated
 
 FORMS = "local:N, tcp://HOST:8786, or a YAML file (configs/clusters/)"
@@ -120,18 +122,27 @@ def _local(where: str, count: str) -> Iterator[Connection]:
     # Workers share the cores; dask would give each one thread of torch.
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
     env = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
+    each = _local_threads(workers)
     # A worker that was killed is started again; dask forgets it unless it is back by then, and imports take long.
     settings = {**SCHEDULER, "distributed.deploy.lost-worker-timeout": "10m"}
     with dask.config.set(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Port .* is already in use")  # it then takes another
         cluster = LocalCluster(
             n_workers=workers,
-            threads_per_worker=1,
+            threads_per_worker=each,
             memory_limit=0,  # what is in memory is bounded by blocks in flight; dask would kill at its own estimate
             env=env,
         )
     with dask.config.set(settings), cluster, Client(cluster) as client:
-        yield Connection(client, workers)
+        yield Connection(client, workers * each)
+
+
+def _local_threads(workers: int) -> int:
+    """Threads of each worker here: one, whose network takes the core; several beside GPUs, to read and write."""
+    if not torch.cuda.is_available():
+        return 1
+    _, threads = threads_beside(torch.device("cuda"))
+    return max(2, threads // workers)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from synbb.errors import SynbbError
+from synbb.inference import cluster_start
 from synbb.inference.cluster_start import absolute, connected, read_cluster_file
 from synbb.inference.cluster_worker import worker_device
 
@@ -135,6 +136,24 @@ def test_local_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     with connected("local:1") as connection:
         connection.client.wait_for_workers(1, timeout=60)
         assert connection.client.run(torch.get_num_threads).popitem()[1] == 2
+
+
+@pytest.mark.parametrize(("cores", "workers", "threads"), [(16, 1, 8), (16, 4, 2), (64, 2, 4), (2, 1, 2), (2, 4, 2)])
+def test_beside_gpus_local_workers_have_threads_to_read_and_write(
+    cores: int, workers: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    assert cluster_start._local_threads(workers) == 1 or torch.cuda.is_available()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert cluster_start._local_threads(workers) == threads
+
+
+def test_threads_of_local_workers_are_theirs_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_start, "_local_threads", lambda workers: 3)
+    with connected("local:2") as connection:
+        connection.client.wait_for_workers(2, timeout=60)
+        assert list(connection.client.nthreads().values()) == [3, 3]
+        assert connection.threads == 6
 
 
 PAGES = """
