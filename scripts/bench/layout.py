@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from devices import called, finish, sizes
 from torch import Tensor, nn
 
 from synbb.models.layout import channels_last
@@ -25,8 +26,8 @@ VOXEL_SIZE = (50.0, 9.2, 9.2)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--filters", type=_sizes, default=(24, 48, 96))
-    parser.add_argument("--patches", type=_sizes, default=(4, 12, 96, 96), metavar="N,Z,Y,X")
+    parser.add_argument("--filters", type=sizes, default=(24, 48, 96))
+    parser.add_argument("--patches", type=sizes, default=(4, 12, 96, 96), metavar="N,Z,Y,X")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -47,14 +48,16 @@ def main() -> None:
     for turn in range(-2, options.rounds):  # two to warm up
         for (precision, layout), run in sides.items():
             for training in (True, False):
-                _finish(device)
+                finish(device)
                 began = time.perf_counter()
                 run(training)
-                _finish(device)
+                finish(device)
                 if turn >= 0:
                     taken.setdefault((precision, layout, training), []).append(time.perf_counter() - began)
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {options.threads} thread(s)"
-    print(f"U-Net {options.filters} on {tuple(patches.shape)}, {where}, torch {torch.__version__}, ms")
+    print(
+        f"U-Net {options.filters} on {tuple(patches.shape)}, {called(device)}, "
+        f"{options.threads} thread(s), torch {torch.__version__}, ms"
+    )
     print(f"{'precision':10s} {'weights':14s} {'training step':>14s} {'pass':>8s}")
     for precision, layout in sides:
         step, forward = (statistics.median(taken[precision, layout, training]) * 1e3 for training in (True, False))
@@ -75,15 +78,6 @@ def _side(net: nn.Module, patches: Tensor, precision: str) -> Callable[[bool], N
             found.float().square().mean().backward()
 
     return run
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    return tuple(int(each) for each in text.split(","))
 
 
 if __name__ == "__main__":

@@ -29,14 +29,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from devices import called, sizes
 from monai.inferers import SlidingWindowInferer
 from sklearn.metrics import average_precision_score
 from torch import nn
 
 from synbb.inference import BlockPlan, predict_volume
 from synbb.inference.block_work import BlockWork
-from synbb.inference.drivers import threads_beside
 from synbb.inference.network import Network
+from synbb.inference.pipeline import threads_beside
 from synbb.inference.sizes import default_write_block
 from synbb.models import build_unet, receptive_field, total_stride
 from synbb.models.layout import channels_last
@@ -150,11 +151,10 @@ def compare(options: argparse.Namespace, path: str, folder: Path) -> None:
     stored = open_volume(str(output))
     ours = stored.read(stored.box)
     print(f"{volume.path} {region}: {region.size / 1e6:.1f} Mvox written; {plan}")
-    where = torch.cuda.get_device_name(options.device) if options.device.type == "cuda" else "CPU"
     print(f"windows of MONAI {tuple(inferer.roi_size)}, {options.windows} at once; blocks {options.batch} at once")
-    few, many = threads_beside(options.device)
-    beside = f"{options.readers or many} readers, {options.writers or few} writers"
-    print(f"{where}, {options.threads} thread(s), {beside}, precision {options.precision}")
+    some = threads_beside(options.device)
+    beside = f"{options.readers or some.readers} readers, {options.writers or some.writers} writers"
+    print(f"{called(options.device)}, {options.threads} thread(s), {beside}, precision {options.precision}")
     print(f"load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; {options.rounds} rounds, medians")
     rates = {name: region.size / statistics.median(each) / 1e6 for name, each in taken.items()}
     for name, rate in rates.items():
@@ -186,10 +186,10 @@ class Free(nn.Module):
 
 def _noise(text: str, folder: Path) -> str:
     """Where the volume is, made first if it is to be noise."""
-    kind, colon, sizes = text.partition(":")
+    kind, colon, extent = text.partition(":")
     if (kind, colon) != ("noise", ":"):
         return text
-    shape = triple(int(each) for each in sizes.split(","))
+    shape = triple(sizes(extent))
     path = folder / "noise.zarr"
     generator = np.random.default_rng(0)
     written = create_volume(path, shape=shape, dtype=np.uint8, voxel_size=(50.0, 4.6, 4.6))

@@ -27,6 +27,7 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
+from devices import called, finish, sizes
 from torch import Tensor, nn
 
 from synbb.models.layout import channels_last
@@ -78,7 +79,7 @@ class Side:
         self.optimizer.step()
         if self.pruner is not None:
             self.pruner.step()
-        _finish(self.device)
+        finish(self.device)
         return Taken(time.perf_counter() - start.wall, time.process_time() - start.processor)
 
 
@@ -108,7 +109,7 @@ def main() -> None:
     parser.add_argument("--connection", choices=["kernel", "weight"], default="kernel")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--precision", choices=["32", "bf16"], default="32")
-    parser.add_argument("--patches", type=_sizes, default=(4, 12, 96, 96), metavar="N,Z,Y,X")
+    parser.add_argument("--patches", type=sizes, default=(4, 12, 96, 96), metavar="N,Z,Y,X")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device, (samples, *extent) = options.device, options.patches
@@ -133,7 +134,7 @@ def main() -> None:
         patches = torch.randn(shape, generator=generator, device=device)
         labels = (torch.rand(shape, generator=generator, device=device) < 0.02).float()
         valid = torch.rand(shape, generator=generator, device=device) < 0.9
-        _finish(device)
+        finish(device)
         kind = _kind(pruner.steps)
         inside.seconds = 0.0
         order = [plain, pruned] if step % 2 else [pruned, plain]
@@ -147,7 +148,7 @@ def main() -> None:
     refresh = Taken(*(statistics.median(each) for each in zip(*refreshes, strict=True)))
 
     parameters = sum(parameter.numel() for parameter in plain.net.parameters())
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{options.threads} thread(s)"
+    where = f"{called(device)}, {options.threads} thread(s)"
     print(f"default U-Net, {parameters:,} parameters, patches {shape}, precision {options.precision}, {where}")
     print(f"load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     print(
@@ -178,18 +179,8 @@ def _mean_step(found: dict[str, float]) -> float:
 def _refresh(pruner: Pruner, device: torch.device) -> Taken:
     start = Taken(time.perf_counter(), time.process_time())
     pruner._refresh(0.25)
-    _finish(device)
+    finish(device)
     return Taken(time.perf_counter() - start.wall, time.process_time() - start.processor)
-
-
-def _finish(device: torch.device) -> None:
-    """Wait for what a GPU was given to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    return tuple(int(each) for each in text.split(","))
 
 
 def _kind(steps: int) -> str:

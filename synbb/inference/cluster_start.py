@@ -21,7 +21,7 @@ from distributed import Client, LocalCluster
 from pydantic import Field, field_validator
 
 from synbb.errors import SynbbError
-from synbb.inference.drivers import threads_beside
+from synbb.inference.pipeline import threads_beside
 from synbb.schema import Settings, validated
 
 FORMS = "local:N, tcp://HOST:8786, or a YAML file (configs/clusters/)"
@@ -141,8 +141,7 @@ def _local_threads(workers: int) -> int:
     """Threads of each worker here: one, whose network takes the core; several beside GPUs, to read and write."""
     if not torch.cuda.is_available():
         return 1
-    _, threads = threads_beside(torch.device("cuda"))
-    return max(2, threads // workers)
+    return max(2, threads_beside(torch.device("cuda")).readers // workers)
 
 
 @contextmanager

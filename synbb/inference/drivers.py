@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -19,11 +18,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from synbb.inference.leases import check_nobody_shares
 from synbb.inference.ledger import Ledger, remove_workers
 from synbb.inference.output import NoDataReport, complete, forget_damaged, open_output
-from synbb.inference.pipeline import Readers, Writers
+from synbb.inference.pipeline import Readers, Writers, threads_beside
 
 if TYPE_CHECKING:
-    import torch
-
     from synbb.inference.block_work import BlockInput, BlockWork
     from synbb.inference.blocks import Block
     from synbb.inference.network import Floats, Network
@@ -152,8 +149,8 @@ class LocalDriver(SingleWriter):
 
     Args:
         reader_threads: threads that read and normalise ahead of the network.
-        writer_threads: threads that turn logits into voxels and write them. None for either: as many as the device
-            of the network leaves room for, see :func:`threads_beside`.
+        writer_threads: threads that turn logits into voxels and write them. None for either: as many as
+            :func:`synbb.inference.pipeline.threads_beside` finds room for.
     """
 
     def __init__(self, reader_threads: int | None = None, writer_threads: int | None = None) -> None:
@@ -171,8 +168,8 @@ class LocalDriver(SingleWriter):
 
         read = partial(_read, work, finished)
         voxels, tally = 0, _Tally(prediction, len(finished))
-        few, many = threads_beside(network.device)
-        reading, writing = self._reader_threads or many, self._writer_threads or few
+        some = threads_beside(network.device)
+        reading, writing = self._reader_threads or some.readers, self._writer_threads or some.writers
         with (
             network,
             Writers(threads=writing, behind=writing + 1) as writers,
@@ -188,18 +185,6 @@ class LocalDriver(SingleWriter):
                     voxels += block.write.size
                     writers.submit(_Job(work, output, ledger, tally, block, logits, given.no_data))
         return voxels
-
-
-def threads_beside(device: torch.device) -> tuple[int, int]:
-    """Threads that write behind a network on ``device``, and those that read ahead of it.
-
-    A network on the CPU needs the cores itself. One on a GPU is faster than a core can resample and compress: half of
-    the cores, at most eight, do each.
-    """
-    if device.type == "cpu":
-        return 1, 2
-    some = min(8, max(2, len(os.sched_getaffinity(0)) // 2))
-    return some, some
 
 
 class _Tally:

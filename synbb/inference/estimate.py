@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synbb.inference.drivers import threads_beside
+from synbb.inference.pipeline import threads_beside
 from synbb.inference.sizes import output_grid
 
 if TYPE_CHECKING:
@@ -46,12 +46,12 @@ def estimate(work: BlockWork, network: Network, dtype: np.dtype[Any]) -> list[st
         for block, given, each in zip(batch, inputs, logits, strict=True):
             work.probabilities(each, block, given.no_data)
         making = time.perf_counter() - began
-        few, many = threads_beside(network.device)
-        pace = max(computing, reading / many, making / few)
+        threads = threads_beside(network.device)
+        pace = max(computing, reading / threads.readers, making / threads.writers)
         voxels = sum(block.write.size for block in batch)
         how = (
-            f"{len(batch)} blocks: network {computing:.2f} s; beside it reading {reading:.2f} s, threads {many}, and "
-            f"making voxels {making:.2f} s, threads {few}"
+            f"{len(batch)} blocks: network {computing:.2f} s; beside it reading {reading:.2f} s, "
+            f"threads {threads.readers}, and making voxels {making:.2f} s, threads {threads.writers}"
         )
         seconds = pace * plan.region.size / voxels
         return [*lines, f"about {_duration(seconds)} at {voxels / pace / 1e6:.2f} Mvox/s written ({how})"]

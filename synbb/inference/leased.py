@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from synbb.errors import RunEnded, SynbbError, disk_errors
 from synbb.inference.attempts import Failure, compute_blocks
-from synbb.inference.drivers import Outcome, Prediction, numbers, threads_beside
+from synbb.inference.drivers import Outcome, Prediction, numbers
 from synbb.inference.leases import SETTINGS, Lease, Leases
 from synbb.inference.ledger import (
     KEPT,
@@ -37,6 +37,7 @@ from synbb.inference.ledger import (
     workers_folder,
 )
 from synbb.inference.output import NoDataReport, complete, remove_partial, reopen
+from synbb.inference.pipeline import threads_beside
 
 if TYPE_CHECKING:
     from synbb.inference.blocks import Block
@@ -180,7 +181,7 @@ class _Share:
             return [block for block in blocks if block.index in written], failures
 
         # Some batches are read and written while the network has another.
-        _, threads = threads_beside(self.prediction.network.device)
+        threads = threads_beside(self.prediction.network.device).readers
         with ThreadPoolExecutor(threads, thread_name_prefix="synbb-batch") as pool:
             for blocks, failures in pool.map(compute, self.groups[group]):
                 self.done += len(blocks)

@@ -6,16 +6,38 @@ raised there, and leaving the ``with`` block always waits for all threads: none 
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
+    import torch
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class Threads(NamedTuple):
+    """How many threads read ahead of a network, and how many write behind it."""
+
+    readers: int
+    writers: int
+
+
+def threads_beside(device: torch.device) -> Threads:
+    """Threads for which a network on ``device`` leaves room.
+
+    A network on the CPU needs the cores itself. One on a GPU is faster than a core can resample and compress: half of
+    the cores, at most eight, do each.
+    """
+    if device.type == "cpu":
+        return Threads(readers=2, writers=1)
+    some = min(8, max(2, len(os.sched_getaffinity(0)) // 2))
+    return Threads(readers=some, writers=some)
 
 
 class Readers(Generic[Item, Result]):

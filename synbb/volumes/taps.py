@@ -66,8 +66,8 @@ class Taps:
             steps = self.index[:, period:] - self.index[:, :-period]
             if not steps.size:
                 break
-            uneven = np.flatnonzero((steps != steps[:, [steps.shape[1] // 2]]).any(axis=0))
             middle = steps.shape[1] // 2
+            uneven = np.flatnonzero((steps != steps[:, [middle]]).any(axis=0))
             begin = int(uneven[uneven < middle].max(initial=-1)) + 1
             end = int(uneven[uneven > middle].min(initial=steps.shape[1])) + period
             if end - begin >= outputs - 4 * period:
