@@ -13,5 +13,6 @@
 set -euo pipefail
 
 # . path/to/venv/bin/activate
+# Without a GPU: export LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4    (docs/tutorial_large_volume.md)
 export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
 exec synbb predict "$@" --worker

@@ -82,6 +82,7 @@ def _ranked(comparison: Comparison, scores: Sequence[str]) -> Figure:
         axes.set_title(_runs(comparison, score), fontsize=SMALL + 1, color=GREY, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", linewidth=0.4, alpha=0.5)
+        axes.locator_params(axis="x", nbins=5)  # more labels of four digits touch
     labels = [
         f"{method} (density {d:g})" if d != comparison.densities[0] and d != 1 else method for method, d, _ in first
     ]

@@ -1,0 +1,20 @@
+from pathlib import Path
+
+import pytest
+
+from synbb.inference.estimate import takes_memory_from_glibc
+
+LINE = "7f2c00000000-7f2c00021000 r-xp 00000000 08:01 4711                 /usr/lib/x86_64-linux-gnu/{}\n"
+
+
+@pytest.mark.parametrize("library", ["libtcmalloc_minimal.so.4.5.10", "libjemalloc.so.2", "libmimalloc.so.2.1"])
+def test_an_allocator_that_is_loaded_is_seen(library: str, tmp_path: Path) -> None:
+    maps = tmp_path / "maps"
+    maps.write_text(LINE.format("libc.so.6"))
+    assert takes_memory_from_glibc(maps)
+    maps.write_text(LINE.format(library) + LINE.format("libc.so.6"))
+    assert not takes_memory_from_glibc(maps)
+
+
+def test_a_system_without_maps_gets_no_hint(tmp_path: Path) -> None:
+    assert not takes_memory_from_glibc(tmp_path / "maps")
