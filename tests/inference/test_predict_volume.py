@@ -208,8 +208,8 @@ def test_the_expected_time_is_that_of_the_slowest_part(
         return read(work, block)
 
     def rate() -> float:
-        said = predict(raw, tmp_path / "out.zarr", dry_run=True).lines[-1]
-        found = re.search(r"at ([\d.]+) Mvox/s", said)
+        said = predict(raw, tmp_path / "out.zarr", dry_run=True).lines
+        found = re.search(r"at ([\d.]+) Mvox/s", "\n".join(said))
         assert found, said
         return float(found[1])
 
@@ -217,6 +217,15 @@ def test_the_expected_time_is_that_of_the_slowest_part(
     monkeypatch.setattr(BlockWork, "read", slow)
     # Two threads, 0.2 s a block: 0.015 Mvox/s, told with two decimals.
     assert rate() <= round(2 * math.prod(BLOCK) / 0.2 / 1e6, 2) < quick
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_a_dry_run_names_a_faster_allocator_where_none_is_loaded(
+    slow: bool, raw: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("synbb.inference.estimate.takes_memory_from_glibc", lambda: slow)
+    said = predict(raw, tmp_path / "out.zarr", dry_run=True).lines
+    assert any("tcmalloc preloaded" in line for line in said) == slow
 
 
 def test_what_lies_at_the_output_already_is_not_touched(raw: Volume, tmp_path: Path) -> None:
