@@ -57,7 +57,7 @@ class FloatBins:
     They are floating-point numbers cut to 14 binary digits, of p below 0.5 and of 1 - p from there on: 16,384 bins for
     each halving of the distance to 0 or 1, down to 2**-25, nearer than float32 comes to 1. Equal bins of this number
     would hold a saturated network's voxels in a few. With some thousand voxels of foreground the area under the curve
-    is that of scikit-learn to 1e-4; with a few hundred, one of them that shares a bin can move it by 3e-4.
+    was that of scikit-learn to 1e-4; with 300, voxels that share a bin moved it by up to 3e-4.
     """
 
     DIGITS = 14

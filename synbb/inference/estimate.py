@@ -26,6 +26,8 @@ HINT = "with tcmalloc preloaded a CPU predicts up to 1.5 times as fast: docs/tut
 def estimate(work: BlockWork, network: Network, dtype: np.dtype[Any]) -> list[str]:
     """Lines for people: files, disk and time, the last from one batch that is computed twice (the first warms up).
 
+    On a CPU a hint may follow (:func:`takes_memory_from_glibc`).
+
     Reading, the network, and making voxels of logits go on at the same time, so the slowest of the three counts: beside
     a GPU often one of the others. Compressing and writing are not timed, as nothing is written.
     """
@@ -59,7 +61,9 @@ def estimate(work: BlockWork, network: Network, dtype: np.dtype[Any]) -> list[st
         )
         seconds = pace * plan.region.size / voxels
         lines.append(f"about {_duration(seconds)} at {voxels / pace / 1e6:.2f} Mvox/s written ({how})")
-        return [*lines, HINT] if network.device.type == "cpu" and takes_memory_from_glibc() else lines
+        if network.device.type == "cpu" and takes_memory_from_glibc():
+            lines.append(HINT)
+        return lines
     return [*lines, f"no time can be told: {min(LOOKED_AT, len(batches))} batches in the middle hold no data"]
 
 

@@ -65,7 +65,7 @@ def test_float_average_precision_is_close_to_scikit_learns(dtype):
 def test_saturated_and_crowded_floats_are_ranked_too(seed, scale, shift, prevalence):
     """Many within 1e-5 of 0 or of 1, or all crowded about one value (above 3e-8: what lies below shares a bin).
 
-    With 3,000 voxels of foreground or more; of 300, one alone that shares its bin moves the area by more than 1e-4.
+    With some 3,000 voxels of foreground or more; of 300, those that share a bin were seen to move the area by 3e-4.
     """
     rng = np.random.default_rng(seed)
     truth = rng.random(300_000) < prevalence

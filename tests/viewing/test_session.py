@@ -179,7 +179,7 @@ def test_it_runs_until_it_is_interrupted(grey):
         line = next(line for line in process.stdout if "http://" in line)
         assert b"neuroglancer" in get(line.split()[0])
         process.send_signal(signal.SIGINT)
-        out, error = process.communicate(timeout=90)
+        out, error = process.communicate(timeout=30)
     finally:
         watchdog.cancel()
         process.kill()
