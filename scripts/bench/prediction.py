@@ -8,9 +8,12 @@ Three sides take turns in this process, each at its best batch and memory layout
 pipeline   ``predict_volume``: reads VOLUME, normalises, resamples, computes, writes uint8, keeps its ledger
 network    the same blocks of the same plan, already in memory, through the network alone
 monai      ``monai.inferers.SlidingWindowInferer`` over the region in memory (already read and resampled, nothing
-           written; on a GPU all of it lies there): the patch that the network was trained on, overlap 0.5, Gaussian
+           written; on a GPU all of it lies there, and its logits stay there): the patch that the network was trained
+           on, overlap 0.5, Gaussian
 
-``noise:64,2048,2048`` makes a volume of noise of 50 x 4.6 x 4.6 nm first, and removes it at the end.
+``noise:64,2048,2048`` makes a volume of noise of 50 x 4.6 x 4.6 nm first (``--grid 9.2``: of 50 x 9.2 x 9.2, at which
+the default network works), and removes it at the end. ``--repeat 2,4,4`` makes a larger one of VOLUME, and of LABELS,
+and its mirror images.
 
 With a RUN its network is used, and with LABELS too the PR-AUC of both predictions is told (brought to the voxels of
 VOLUME alike); without, the default network with random weights. ``--free`` takes a network that computes next to
@@ -29,13 +32,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from devices import called, sizes
+from devices import called, finish, sizes
 from monai.inferers import SlidingWindowInferer
-from sklearn.metrics import average_precision_score
 from torch import nn
 
+from synbb.evaluation.voxels import ScoreHistogram
 from synbb.inference import BlockPlan, predict_volume
-from synbb.inference.block_work import BlockWork
+from synbb.inference.block_work import BlockWork, quantise
 from synbb.inference.network import Network
 from synbb.inference.pipeline import threads_beside
 from synbb.inference.sizes import default_write_block
@@ -45,7 +48,7 @@ from synbb.tasks.synapse import SynapseTask
 from synbb.training.checkpoint import load_weights
 from synbb.training.run import RunFolder
 from synbb.training.start import make_task
-from synbb.volumes import create_volume, open_volume
+from synbb.volumes import Volume, create_volume, open_volume
 from synbb.volumes.box import Box, triple
 from synbb.volumes.opening import open_labels
 from synbb.volumes.resample import WorkingView, upsample_to_source, upsampling_support
@@ -61,6 +64,8 @@ def main() -> None:
     parser.add_argument("--region", type=Box.parse)
     parser.add_argument("--run", type=Path)
     parser.add_argument("--labels")
+    parser.add_argument("--grid", type=float, default=4.6, help="nm in the plane of a volume of noise")
+    parser.add_argument("--repeat", type=sizes, help="mirror images along z, y, x")
     parser.add_argument("--free", action="store_true", help="a network that costs nothing")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
@@ -73,7 +78,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        compare(options, _noise(options.volume, Path(folder)), Path(folder))
+        place = Path(folder)
+        path = _noise(options.volume, options.grid, place)
+        if options.repeat:
+            path = _repeated(open_volume(path), options.repeat, place / "repeated.zarr")
+            if options.labels:
+                options.labels = _repeated(open_labels(options.labels), options.repeat, place / "labels.zarr")
+        compare(options, path, place)
 
 
 def compare(options: argparse.Namespace, path: str, folder: Path) -> None:
@@ -82,8 +93,7 @@ def compare(options: argparse.Namespace, path: str, folder: Path) -> None:
     region = options.region or volume.box
     net, voxel_size, patch = _network(options.run)
     net.to(options.device)
-    if options.device.type == "cpu":
-        channels_last(net)
+    channels_last(net)
     stride = total_stride(net)
     halo = receptive_field(net, stride)
     if options.free:
@@ -92,8 +102,9 @@ def compare(options: argparse.Namespace, path: str, folder: Path) -> None:
     normalisation = measure_normalisation(volume, within=[region])
     block = default_write_block(region, view.scale, halo, stride)
     plan = BlockPlan(region, block, view.shape, halo, stride, view.scale)
-    work = BlockWork(view, plan, normalisation)
-    inputs = {each.index: work.read(each) for each in plan}
+    on_card = options.device.type == "cuda"
+    work = BlockWork(view.quickly() if on_card else view, plan, normalisation)
+    inputs = {each.index: work.read(each, for_card=on_card) for each in plan}
     working = upsampling_support(region, view.scale, view.shape)
     array = torch.from_numpy(normalisation.apply(view.read(working)))[None, None].to(options.device)
     inferer = SlidingWindowInferer(
@@ -107,6 +118,7 @@ def compare(options: argparse.Namespace, path: str, folder: Path) -> None:
         with Network(net, stride=stride, halo=halo, precision=options.precision, batch=options.batch) as alone:
             for batch in plan.batches(alone.batch):
                 work.logits(alone, batch, [inputs[each.index] for each in batch])
+            alone.finish()
 
     def monai() -> Any:
         kind = torch.bfloat16 if options.precision == "bf16" else None
@@ -115,7 +127,9 @@ def compare(options: argparse.Namespace, path: str, folder: Path) -> None:
             torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=options.precision == "tf32"),
             torch.autocast(options.device.type, kind, enabled=kind is not None),
         ):
-            return inferer(array, net).float().cpu()
+            found = inferer(array, net).float()
+            finish(options.device)
+            return found
 
     def pipeline(output: Path) -> None:
         predict_volume(
@@ -166,9 +180,9 @@ def compare(options: argparse.Namespace, path: str, folder: Path) -> None:
     if options.labels:
         truth = open_labels(options.labels)
         wanted = truth.read(region) > 0
-        theirs = 1 / (1 + np.exp(-logits[0, 0].numpy()))
+        theirs = 1 / (1 + np.exp(-logits[0, 0].cpu().numpy()))
         theirs = upsample_to_source(theirs, working, region, view.scale, view.shape)
-        scores = [average_precision_score(wanted.ravel(), p.ravel()) for p in (ours, np.rint(255 * theirs))]
+        scores = [_pr_auc(each, wanted) for each in (ours, quantise(theirs))]
         print(f"PR-AUC: pipeline {scores[0]:.4f}, MONAI {scores[1]:.4f} (both of 8 bits)")
 
 
@@ -184,7 +198,13 @@ class Free(nn.Module):
         return greys - self.shift
 
 
-def _noise(text: str, folder: Path) -> str:
+def _pr_auc(levels: Any, wanted: Any) -> float:
+    histogram = ScoreHistogram()
+    histogram.add(levels, wanted)
+    return histogram.average_precision() or 0.0
+
+
+def _noise(text: str, grid: float, folder: Path) -> str:
     """Where the volume is, made first if it is to be noise."""
     kind, colon, extent = text.partition(":")
     if (kind, colon) != ("noise", ":"):
@@ -192,9 +212,21 @@ def _noise(text: str, folder: Path) -> str:
     shape = triple(sizes(extent))
     path = folder / "noise.zarr"
     generator = np.random.default_rng(0)
-    written = create_volume(path, shape=shape, dtype=np.uint8, voxel_size=(50.0, 4.6, 4.6))
+    written = create_volume(path, shape=shape, dtype=np.uint8, voxel_size=(50.0, grid, grid))
     for box in written.box.blocks(written.unit):
         written.write(box, generator.integers(0, 256, box.shape, np.uint8))
+    return str(path)
+
+
+def _repeated(volume: Volume, times: tuple[int, ...], path: Path) -> str:
+    """Where a volume of mirror images is, made of ``volume``."""
+    values = volume.read(volume.box)
+    for axis, count in enumerate(times):
+        images = [np.flip(values, axis) if number % 2 else values for number in range(count)]
+        values = np.concatenate(images, axis)
+    written = create_volume(path, shape=values.shape, dtype=values.dtype, voxel_size=volume.voxel_size)
+    for box in written.box.blocks(written.unit):
+        written.write(box, np.ascontiguousarray(values[box.slices]))
     return str(path)
 
 

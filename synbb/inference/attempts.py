@@ -86,7 +86,7 @@ def compute_blocks(
             failures.append(Failure.of(block.index, silent))
             continue
         try:
-            inputs[block.index] = work.read(block)
+            inputs[block.index] = work.read(block, for_card=network.on_card)
         except Exception as error:
             failures.append(Failure.of(block.index, error))
             silent = error if isinstance(error, RunEnded) else None
@@ -97,6 +97,10 @@ def compute_blocks(
         try:
             with turn:
                 found = work.logits(network, batch, given)
+                values = [
+                    None if read is None else work.voxels(logits, block, read.no_data, output.dtype)
+                    for block, read, logits in zip(batch, given, found, strict=True)
+                ]
         except Exception as error:
             if len(wanted) == 1:
                 failures.append(Failure.of(wanted[0].index, error))
@@ -104,10 +108,10 @@ def compute_blocks(
                 for block in wanted:
                     attempt([block])
             return
-        for block, read, logits in zip(batch, given, found, strict=True):
-            if read is not None:
+        for block, read, finished in zip(batch, given, values, strict=True):
+            if read is not None and finished is not None:
                 try:
-                    marks.append(work.write(output, block, logits, read.no_data))
+                    marks.append(work.write(output, block, finished(), read.no_data))
                 except Exception as error:
                     failures.append(Failure.of(block.index, error))
 

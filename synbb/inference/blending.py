@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import numpy as np
+import torch
 from monai.data.utils import compute_importance_map
 
 from synbb.volumes.box import Box, Triple, triple
@@ -13,13 +13,13 @@ from synbb.volumes.box import Box, Triple, triple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from synbb.inference.network import Floats, Network
+    from synbb.inference.network import Network
 
 SIGMA = 0.125
 """Standard deviation of the Gaussian in windows, as in MONAI's sliding window and in nnU-Net."""
 
 
-def blended_logits(network: Network, array: Floats, windows: Sequence[Box]) -> Floats:
+def blended_logits(network: Network, array: torch.Tensor, windows: Sequence[Box]) -> torch.Tensor:
     """Logits of ``array``, the mean over the windows that hold a voxel, weighted by a Gaussian around their centres.
 
     Args:
@@ -28,10 +28,10 @@ def blended_logits(network: Network, array: Floats, windows: Sequence[Box]) -> F
         windows: boxes of one shape inside the array; voxels outside all of them get nan.
 
     Returns:
-        float32 of the array's shape.
+        float32 of the array's shape, on the network's device.
     """
-    total, weights = np.zeros(array.shape, np.float32), np.zeros(array.shape, np.float32)
-    gaussian = _importance(triple(windows[0].shape))
+    total, weights = (torch.zeros(array.shape, device=network.device) for _ in range(2))
+    gaussian = _importance(triple(windows[0].shape)).to(network.device)
     at = 0
     while at < len(windows):
         batch = windows[at : at + network.batch]
@@ -39,12 +39,10 @@ def blended_logits(network: Network, array: Floats, windows: Sequence[Box]) -> F
             total[box.slices] += logits * gaussian
             weights[box.slices] += gaussian
         at += len(batch)
-    with np.errstate(invalid="ignore"):
-        return np.divide(total, weights, out=np.full(array.shape, np.nan, np.float32), where=weights > 0)
+    return total / weights
 
 
 @lru_cache(maxsize=4)
-def _importance(shape: Triple) -> Floats:
-    found = compute_importance_map(shape, mode="gaussian", sigma_scale=SIGMA).numpy().astype(np.float32)
-    weights: Floats = np.maximum(found, np.float32(1e-3) * found.max())  # far corners count for little, not for nothing
-    return weights
+def _importance(shape: Triple) -> torch.Tensor:
+    found = compute_importance_map(shape, mode="gaussian", sigma_scale=SIGMA).float()
+    return torch.maximum(found, 1e-3 * found.max())  # far corners count for little, not for nothing

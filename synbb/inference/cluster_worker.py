@@ -11,7 +11,7 @@ import os
 import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +20,7 @@ from distributed import WorkerPlugin, get_worker
 from synbb.inference.attempts import Failure, compute_blocks
 from synbb.inference.blocks import Block
 from synbb.inference.ledger import Mark
+from synbb.volumes.quick import written_quickly
 
 if TYPE_CHECKING:
     from synbb.inference.block_work import BlockWork
@@ -76,6 +77,9 @@ class BlocksPlugin(WorkerPlugin):  # type: ignore[misc, unused-ignore]
             if not self._loaded:
                 self._network.device = torch.device(self._place)
                 self._network.__enter__()
+                if self._network.on_card:
+                    self._work = replace(self._work, view=self._work.view.quickly())
+                    self._output = written_quickly(self._output)
                 self._loaded = True
         marks, failures = compute_blocks(self._work, self._network, self._output, batch, missing, self._turn)
         return Done(self._worker, tuple(marks), tuple(failures))

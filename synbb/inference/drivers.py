@@ -19,11 +19,12 @@ from synbb.inference.leases import check_nobody_shares
 from synbb.inference.ledger import Ledger, remove_workers
 from synbb.inference.output import NoDataReport, complete, forget_damaged, open_output
 from synbb.inference.pipeline import Readers, Writers, threads_beside
+from synbb.volumes.quick import written_quickly
 
 if TYPE_CHECKING:
-    from synbb.inference.block_work import BlockInput, BlockWork
+    from synbb.inference.block_work import BlockInput, BlockWork, Voxels
     from synbb.inference.blocks import Block
-    from synbb.inference.network import Floats, Network
+    from synbb.inference.network import Network
     from synbb.inference.no_data import Where
     from synbb.volumes.writing import WritableVolume
 
@@ -76,7 +77,7 @@ class Prediction:
             SynbbError: the output of an earlier call is damaged.
             RunEnded: the disk is full.
         """
-        return open_output(
+        output = open_output(
             path,
             self.work.view.source,
             self.work.plan,
@@ -85,6 +86,7 @@ class Prediction:
             created=created,
             empty_chunks=self.empty_chunks,
         )
+        return written_quickly(output) if self.network.on_card else output
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class LocalDriver(SingleWriter):
         def batches() -> Iterator[tuple[Block, ...]]:
             return (each for each in work.plan.batches(size) if not finished.issuperset(numbers(each)))
 
-        read = partial(_read, work, finished)
+        read = partial(_read, work, finished, for_card=network.on_card)
         voxels, tally = 0, _Tally(prediction, len(finished))
         some = threads_beside(network.device)
         reading, writing = self._reader_threads or some.readers, self._writer_threads or some.writers
@@ -183,7 +185,8 @@ class LocalDriver(SingleWriter):
                     if given is None:
                         continue
                     voxels += block.write.size
-                    writers.submit(_Job(work, output, ledger, tally, block, logits, given.no_data))
+                    values = work.voxels(logits, block, given.no_data, output.dtype)
+                    writers.submit(_Job(work, output, ledger, tally, block, values, given.no_data))
         return voxels
 
 
@@ -208,12 +211,12 @@ class _Job:
     ledger: Ledger
     tally: _Tally
     block: Block
-    logits: Floats
+    values: Callable[[], Voxels]
     no_data: Where | None
 
     def __call__(self) -> None:
         """Probabilities of the block to the output, then its mark."""
-        self.ledger.mark(self.work.write(self.output, self.block, self.logits, self.no_data))
+        self.ledger.mark(self.work.write(self.output, self.block, self.values(), self.no_data))
         self.tally.one_more()
 
 
@@ -222,6 +225,6 @@ def numbers(batch: tuple[Block, ...]) -> list[int]:
     return [block.index for block in batch]
 
 
-def _read(work: BlockWork, finished: frozenset[int], block: Block) -> BlockInput | None:
+def _read(work: BlockWork, finished: frozenset[int], block: Block, *, for_card: bool) -> BlockInput | None:
     """What was read for a block; None for a finished one."""
-    return None if block.index in finished else work.read(block)
+    return None if block.index in finished else work.read(block, for_card=for_card)

@@ -39,18 +39,20 @@ def estimate(work: BlockWork, network: Network, dtype: np.dtype[Any]) -> list[st
     batches = list(plan.batches(network.batch))
     for batch in batches[len(batches) // 2 :][:LOOKED_AT]:
         began = time.perf_counter()
-        inputs = [work.read(block) for block in batch]
+        inputs = [work.read(block, for_card=network.on_card) for block in batch]
         reading = time.perf_counter() - began
         if all(each.array is None for each in inputs):
             continue
         with network:
             work.logits(network, batch, inputs)
+            network.finish()
             began = time.perf_counter()
             logits = work.logits(network, batch, inputs)
+            network.finish()
             computing = time.perf_counter() - began
         began = time.perf_counter()
         for block, given, each in zip(batch, inputs, logits, strict=True):
-            work.probabilities(each, block, given.no_data)
+            work.voxels(each, block, given.no_data, dtype)()
         making = time.perf_counter() - began
         threads = threads_beside(network.device)
         pace = max(computing, reading / threads.readers, making / threads.writers)

@@ -107,11 +107,15 @@ class _State:
 
 
 class _Lines:
-    """A file to which whole lines are appended; each is on the disk before the next."""
+    """A file to which whole lines are appended; each is on the disk when :meth:`append` returns.
+
+    Lines that other threads append while the disk works reach it together, by its next turn.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._writing = threading.Lock()
+        self._writing, self._syncing = threading.Lock(), threading.Lock()
+        self._written, self._synced = 0, 0  # lines
         with disk_errors(path, KEPT):
             path.parent.mkdir(parents=True, exist_ok=True)
             self.file: BinaryIO = path.open("a+b", buffering=0)
@@ -130,7 +134,13 @@ class _Lines:
             if written != len(text):  # a disk that is nearly full takes a part
                 self.file.truncate(before)
                 raise OSError(errno.ENOSPC, "only a part of a line could be written")
-            os.fsync(self.file.fileno())
+            self._written += 1
+            mine = self._written
+        with self._syncing, disk_errors(self.path, KEPT):
+            if self._synced < mine:
+                reaches = self._written
+                os.fsync(self.file.fileno())
+                self._synced = reaches
 
     def truncate(self, size: int) -> None:
         with disk_errors(self.path, KEPT):

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from itertools import combinations
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -18,8 +16,6 @@ from synbb.volumes.box import Box, Triple, triple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-Floats = npt.NDArray[np.float32]
 
 PRECISIONS: dict[str, torch.dtype | None] = {
     "32": None,
@@ -78,30 +74,40 @@ class Network:
             raise SynbbError(f"flips {self.flips} are axes 0 (z), 1 (y) and 2 (x)")
         self._modes: list[tuple[nn.Module, bool]] = []
 
+    @property
+    def on_card(self) -> bool:
+        """Whether it is on a GPU, where work can be queued."""
+        return self.device.type == "cuda"
+
     def __enter__(self) -> Self:
         self._modes = [(module, module.training) for module in self.net.modules()]
-        self.net.eval().to(self.device)
-        if self.device.type == "cpu":
-            channels_last(self.net)
+        channels_last(self.net.eval().to(self.device))
         return self
 
     def __exit__(self, *_: object) -> None:
         for module, training in self._modes:
             module.training = training
 
-    def logits(self, blocks: Sequence[Floats]) -> Floats:
-        """Logits (N, Z, Y, X) float32 for N arrays (Z, Y, X) float32 of one shape, whole strides along each axis.
+    def logits(self, blocks: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Logits (Z, Y, X) float32, on the device, of tensors (Z, Y, X) float32 of one shape, whole strides an axis.
+
+        On a GPU they may still be under way: whatever is given to the same stream comes after them.
 
         Raises:
             RunEnded: the smallest tile does not fit into the device's memory.
         """
         found = self._whole(blocks) if self.tile is None else []
         found.extend(self._tiled(block) for block in blocks[len(found) :])
-        return np.stack(found)
+        return found
 
-    def _whole(self, blocks: Sequence[Floats]) -> list[Floats]:
+    def finish(self) -> None:
+        """Wait for what the device has still to do."""
+        if self.on_card:
+            torch.cuda.synchronize(self.device)
+
+    def _whole(self, blocks: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Results in order, all of them or up to the block that did not fit into the memory as a whole."""
-        found: list[Floats] = []
+        found: list[torch.Tensor] = []
         while self.tile is None and len(found) < len(blocks):
             result = self._unless_full(blocks[len(found) : len(found) + self._at_once(blocks[0])])
             if result is None:
@@ -110,26 +116,25 @@ class Network:
                 found.extend(result)
         return found
 
-    def _at_once(self, block: Floats) -> int:
+    def _at_once(self, block: torch.Tensor) -> int:
         depth, height, _ = block.shape
         large = self.device.type == "cpu" and depth * height >= SLOW_PLANE
         return 1 if large else self.batch
 
-    def _unless_full(self, part: Sequence[Floats]) -> list[Floats] | None:
+    def _unless_full(self, part: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
         """The results, or None when the device's memory did not suffice."""
         try:
             return self._forward(part)
         except torch.OutOfMemoryError:
             pass  # the except clause holds the frames, and so the tensors, that fill the memory: leave it first
-        if self.device.type == "cuda":
+        if self.on_card:
             torch.cuda.empty_cache()
         return None
 
-    def _forward(self, part: Sequence[Floats]) -> list[Floats]:
-        stacked = np.stack(part)
-        if len(part) == 1 and self.device.type == "cpu" and stacked.shape[1] * stacked.shape[2] < SLOW_PLANE:
-            stacked = np.concatenate([stacked, stacked])
-        given = torch.from_numpy(stacked)[:, None].to(self.device)
+    def _forward(self, part: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        given = torch.stack([block.to(self.device) for block in part])[:, None]
+        if len(part) == 1 and self.device.type == "cpu" and given.shape[2] * given.shape[3] < SLOW_PLANE:
+            given = torch.cat([given, given])
         kind = PRECISIONS[self.precision]
         with (
             torch.inference_mode(),
@@ -142,8 +147,7 @@ class Network:
                 f"the network turns {tuple(given.shape)} into {tuple(output.shape)}: one output channel of the input's "
                 "size is wanted"
             )
-        found: Floats = output[: len(part), 0].float().cpu().numpy()
-        return list(found)
+        return list(output[: len(part), 0].float())
 
     def _mirrored(self, given: torch.Tensor) -> torch.Tensor:
         """Mean logits over all mirror images, each turned back."""
@@ -172,7 +176,7 @@ class Network:
         size[axis] = half
         self.tile = triple(size)
 
-    def _tiled(self, block: Floats) -> Floats:
+    def _tiled(self, block: torch.Tensor) -> torch.Tensor:
         """One block in tiles, each with its halo: the block is treated as a volume of its own."""
         assert self.tile is not None
         found = self._with_tiles(block, self.tile)
@@ -181,10 +185,10 @@ class Network:
             found = self._with_tiles(block, self.tile)
         return found
 
-    def _with_tiles(self, block: Floats, tile: Triple) -> Floats | None:
+    def _with_tiles(self, block: torch.Tensor, tile: Triple) -> torch.Tensor | None:
         shape = triple(block.shape)
         plan = BlockPlan(Box.of_shape(shape), tile, shape, self.halo, self.stride)
-        out = np.empty(shape, np.float32)
+        out = torch.empty(shape, device=self.device)
         for batch in plan.batches(self.batch):
             found = self._unless_full([block[b.read.slices] for b in batch])
             if found is None:

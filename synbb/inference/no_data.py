@@ -20,8 +20,8 @@ from synbb.volumes.statistics import TILE, tissue_mask
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from synbb.inference.network import Floats
     from synbb.volumes.resample import WorkingView
+    from synbb.volumes.storage import Voxels
     from synbb.volumes.volume import Volume
 
 Where = npt.NDArray[np.bool_]
@@ -72,7 +72,7 @@ def whole_tiles(box: Box, within: Box) -> Box:
     return grown
 
 
-def blank(values: Floats, core: Box, read: Box, tolerance: float) -> Where:
+def blank(values: Voxels, core: Box, read: Box, tolerance: float) -> Where:
     """Which voxels of ``core`` lie in blank tiles.
 
     Args:
@@ -91,11 +91,25 @@ def blank(values: Floats, core: Box, read: Box, tolerance: float) -> Where:
     return found
 
 
-def _may_be_blank(given: Floats, tolerance: float) -> Where:
+def may_be_blank(stored: Voxels, box: Box, core: Box, factor: Sequence[int], tolerance: float) -> bool:
+    """Whether working tiles of ``core`` may be blank, from the voxels that they are averages of.
+
+    Args:
+        stored: grey values that the working voxels of ``box`` are made of, ``factor`` along each axis in one.
+        box: working voxels; holds all tiles of ``core`` whole.
+        core: working voxels.
+        factor: whole numbers.
+        tolerance: grey values that differ by no more are one.
+    """
+    one_of_each = stored[tuple(slice(None, None, step) for step in factor)]
+    return bool(_may_be_blank(one_of_each[whole_tiles(core, box).relative_to(box.start).slices], tolerance).any())
+
+
+def _may_be_blank(given: Voxels, tolerance: float) -> Where:
     """Which sections have a tile of which a few voxels agree: a look at every voxel of each block would cost time."""
     last = [n - 1 for n in given.shape[1:]]
     rows, columns = (np.arange(0, n, TILE) for n in given.shape[1:])
-    corners = given[:, rows[:, None], columns]
+    corners = given[:, rows[:, None], columns].astype(np.float32)  # differences of whole numbers would wrap round
     alike = np.ones(corners.shape, bool)
     for down, across in PROBES:
         others = given[:, np.minimum(rows + down, last[0])[:, None], np.minimum(columns + across, last[1])]

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from synbb.errors import SynbbError
-from synbb.inference.block_work import BlockWork, check_finite, pad_to
+from synbb.inference.block_work import BlockWork, not_finite, pad_to
 from synbb.inference.blocks import BlockPlan, Windows, check_region, round_up
 from synbb.inference.drivers import Driver, LocalDriver, Prediction, Progress
 from synbb.inference.estimate import estimate
-from synbb.inference.network import Floats, Network
+from synbb.inference.network import Network
 from synbb.inference.no_data import Tissue, check_missing
 from synbb.inference.output import NoDataReport
 from synbb.inference.sizes import default_write_block
@@ -32,10 +33,10 @@ from synbb.volumes.box import AXES, Box, triple
 from synbb.volumes.resample import WorkingView
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from synbb.volumes.statistics import Normalisation
+    from synbb.volumes.taps import Floats
     from synbb.volumes.volume import Volume
 
 DTYPES = ("uint8", "float32")
@@ -109,9 +110,11 @@ def predict_array(
     padded = pad_to(np.ascontiguousarray(array, np.float32), round_up(shape, steps))
     part = None if tile is None else triple(tile)
     with Network(net, stride=steps, halo=margin, device=device, batch=batch, precision=precision, tile=part) as network:
-        logits: Floats = network.logits([padded])[0][Box.of_shape(shape).slices]
-    check_finite(logits, "the array")
-    return np.ascontiguousarray(logits)
+        logits = network.logits([torch.from_numpy(padded)])[0][Box.of_shape(shape).slices]
+    if not torch.isfinite(logits).all():
+        raise not_finite("the array")
+    found: Floats = np.ascontiguousarray(logits.cpu().numpy())
+    return found
 
 
 def predict_volume(
@@ -154,8 +157,8 @@ def predict_volume(
     interruption it computes what is missing, and nothing when all is there.
 
     Args:
-        net: maps (N, 1, Z, Y, X) to logits (N, 1, Z, Y, X); moved to ``device`` and left there (with
-            channels last on a CPU), its modes are given back.
+        net: maps (N, 1, Z, Y, X) to logits (N, 1, Z, Y, X); moved to ``device`` and left there with
+            channels last, its modes are given back.
         volume: the input.
         output_path: ``something.zarr``; the ledger lies beside it.
         working_voxel_size: nm (z, y, x) at which the network sees the volume.
@@ -221,7 +224,7 @@ def predict_volume(
         net, stride=steps, halo=margin, device=device, batch=batch, precision=precision, tile=part, flips=flips
     )
     tissue = None if mask is None else Tissue(mask, volume)
-    work = BlockWork(view, plan, normalisation, tissue, missing, floor)
+    work = BlockWork(view.quickly() if network.on_card else view, plan, normalisation, tissue, missing, floor)
     lines = _describe(work, network)
     if dry_run:
         lines += estimate(work, network, np.dtype(dtype))

@@ -61,6 +61,7 @@ def region_blocks(
     work = BlockWork(view, plan, normalisation)
     with Network(net, stride=triple(stride), halo=triple(halo), device=device) as network:
         for batch in plan.batches(network.batch):
-            inputs = [work.read(each) for each in batch]
+            inputs = [work.read(each, for_card=network.on_card) for each in batch]
             for each, given, logits in zip(batch, inputs, work.logits(network, batch, inputs), strict=True):
-                yield RegionBlock(each.write, work.probabilities(logits, each, given.no_data), given.no_data)
+                probabilities = work.voxels(logits, each, given.no_data, np.dtype(np.float32))()
+                yield RegionBlock(each.write, probabilities, given.no_data)

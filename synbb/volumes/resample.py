@@ -6,6 +6,7 @@ both grids share the corner of the volume. Pyramid levels are taken to share it 
 
 from __future__ import annotations
 
+from copy import copy
 from math import ceil, floor
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from synbb.errors import SynbbError
 from synbb.volumes.box import Box, Nanometres, Triple, triple
+from synbb.volumes.quick import quickly
 from synbb.volumes.storage import check_voxel_size
 from synbb.volumes.taps import Floats, Taps, linear_taps, resample_taps
 from synbb.volumes.volume import Volume, level_factor
@@ -62,6 +64,13 @@ class WorkingView:
         self.shape: Triple = triple([ceil(n / f - EDGE) for n, f in zip(self.volume.shape, self.factor, strict=True)])
         self._to_level = to_level
 
+    def quickly(self) -> WorkingView:
+        """The same view, read through tensorstore where that is possible (:func:`synbb.volumes.quick.quickly`)."""
+        found = copy(self)
+        found.source = quickly(self.source)
+        found.volume = found.source.levels[self.source.levels.index(self.volume)]
+        return found
+
     @property
     def box(self) -> Box:
         """All working voxels."""
@@ -92,29 +101,39 @@ class WorkingView:
         Raises:
             SynbbError: the box is not inside the view, or a chunk is truncated or unreadable.
         """
+        return self.resample(self.stored(box), box)
+
+    def stored(self, box: Box) -> npt.NDArray[Any]:
+        """What :meth:`read` is made of: the voxels of :meth:`level_box` as they are stored.
+
+        Raises:
+            SynbbError: as :meth:`read`.
+        """
         if not self.box.contains(box):
             raise SynbbError(f"{self.source.path}: region {box} (working voxels) is not inside the view, {self.box}")
+        return np.empty(box.shape, np.float32) if box.empty else self.volume.read(self.level_box(box))
+
+    def resample(self, stored: npt.NDArray[Any], box: Box) -> Floats:
+        """The working voxels of ``box`` from the voxels of :meth:`stored`."""
         if box.empty:
             return np.empty(box.shape, np.float32)
-        taps = self._taps(box)
-        source = _inputs(taps)
-        block = self.volume.read(source)
-        if block.dtype.itemsize > 2:  # else the first product is of float32 by itself
-            block = block.astype(np.float32, copy=False)
+        taps = self.taps(box)
+        if stored.dtype.itemsize > 2:  # else the first product is of float32 by itself
+            stored = stored.astype(np.float32, copy=False)
         for axis, along in enumerate(taps):
             if self.factor[axis] != 1:
-                block = along.apply(block, axis, source.start[axis])
-        return np.ascontiguousarray(block, np.float32)
+                stored = along.apply(stored, axis, along.first)
+        return np.ascontiguousarray(stored, np.float32)
 
     def level_box(self, box: Box) -> Box:
         """The voxels of :attr:`volume` (the level that is read) that :meth:`read` of this working box depends on."""
-        return _inputs(self._taps(box))
+        return _inputs(self.taps(box))
 
     def source_box(self, box: Box) -> Box:
         """The level-0 voxels that :meth:`read` of this working box depends on, clipped to the volume."""
         if box.empty:
             return Box(self._scaled(box.start, floor), self._scaled(box.start, floor))
-        inputs = _inputs(self._taps(box))
+        inputs = _inputs(self.taps(box))
         start = [floor(a * f + EDGE) for a, f in zip(inputs.start, self._to_level, strict=True)]
         stop = [ceil(b * f - EDGE) for b, f in zip(inputs.stop, self._to_level, strict=True)]
         shape = self.source.shape
@@ -131,7 +150,8 @@ class WorkingView:
         clipped_stop = [min(max(b, a), n) for a, b, n in zip(clipped_start, stop, self.shape, strict=True)]
         return Box(triple(clipped_start), triple(clipped_stop))
 
-    def _taps(self, box: Box) -> list[Taps]:
+    def taps(self, box: Box) -> list[Taps]:
+        """Along each axis, the voxels of :attr:`volume` and weights of which the working voxels of ``box`` are made."""
         return [
             resample_taps(a, b, f, n)
             for a, b, f, n in zip(box.start, box.stop, self.factor, self.volume.shape, strict=True)
@@ -143,7 +163,7 @@ class WorkingView:
 
 def upsampling_support(target: Box, scale: Sequence[float], working_shape: Sequence[int]) -> Box:
     """The working voxels that :func:`upsample_to_source` needs for ``target`` (level-0 voxels)."""
-    return _inputs(_upsampling_taps(target, scale, working_shape))
+    return _inputs(upsampling_taps(target, scale, working_shape))
 
 
 def upsample_to_source(
@@ -175,7 +195,7 @@ def upsample_to_source(
         raise ValueError(f"a block of shape {block.shape} does not fill {block_box}")
     if target.empty:
         return np.empty(target.shape, np.float32)
-    taps = _upsampling_taps(target, scale, working_shape)
+    taps = upsampling_taps(target, scale, working_shape)
     if not block_box.contains(_inputs(taps)):
         raise ValueError(f"target {target} needs working voxels {_inputs(taps)}, the block holds {block_box}")
     out = block.astype(np.float32, copy=False)
@@ -184,7 +204,8 @@ def upsample_to_source(
     return np.ascontiguousarray(out)
 
 
-def _upsampling_taps(target: Box, scale: Sequence[float], working_shape: Sequence[int]) -> list[Taps]:
+def upsampling_taps(target: Box, scale: Sequence[float], working_shape: Sequence[int]) -> list[Taps]:
+    """Along each axis, the working voxels and weights of :func:`upsample_to_source` for ``target`` (level-0 voxels)."""
     taps = []
     for a, b, f, n in zip(target.start, target.stop, scale, working_shape, strict=True):
         positions = (np.arange(a, b, dtype=np.float64) + 0.5) / float(f) - 0.5

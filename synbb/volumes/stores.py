@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,11 @@ def tensorstore(place: str) -> Any:
             "pip install 'synbb[remote]'"
         ) from error
     return library
+
+
+def installed() -> bool:
+    """Whether tensorstore is."""
+    return find_spec("tensorstore") is not None
 
 
 @cache

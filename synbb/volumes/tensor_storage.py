@@ -103,7 +103,7 @@ def open_array(spec: str, space: Triple, path: str, deadline: float | None = Non
     Raises:
         SynbbError: the array cannot be opened.
     """
-    return _as_volume(_open(spec, path, deadline), space)
+    return as_volume(_open(spec, path, deadline), space)
 
 
 def _open(spec: str, path: str, deadline: float | None) -> Any:
@@ -115,7 +115,8 @@ def _open(spec: str, path: str, deadline: float | None) -> Any:
         raise unreadable(path, "the array's metadata", error) from error
 
 
-def _as_volume(store: Any, space: Triple) -> Any:
+def as_volume(store: Any, space: Triple) -> Any:
+    """A tensorstore array seen with the axes z, y, x alone, each beginning at 0."""
     origin = store.domain.inclusive_min
     index = [slice(None) if axis in space else origin[axis] for axis in range(store.rank)]
     kept = sorted(space)

@@ -107,10 +107,14 @@ class WritableVolume:
             with disk_errors(self.path, remedy):
                 # File by file: of several at once, zarr would go on writing the others after one has failed.
                 for part in box.blocks(self.unit):
-                    self.array[part.slices] = array[part.relative_to(box.start).slices]
+                    self._put(part, array[part.relative_to(box.start).slices])
         except FileNotFoundError:  # while it is being removed, a file loses its folder between writing and renaming
             self.check_there()
             raise
+
+    def _put(self, part: Box, values: Voxels) -> None:
+        """Write what belongs to one file."""
+        self.array[part.slices] = values
 
     def check_there(self) -> None:
         """Make sure that nobody removed the volume meanwhile; files would be written in its place all the same.

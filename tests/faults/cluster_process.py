@@ -30,8 +30,8 @@ def main(
     announce_reads(broken)
     read_well = BlockWork.read
 
-    def read(work: BlockWork, block: Any) -> Any:
-        found = read_well(work, block)
+    def read(work: BlockWork, block: Any, **how: Any) -> Any:
+        found = read_well(work, block, **how)
         if block.index == slow:
             time.sleep(60)
         if block.index == deadly:

@@ -54,11 +54,11 @@ def announce_reads(broken: int | None = None) -> None:
     """Let each block that is going to be computed be printed; reading block ``broken`` raises."""
     read_quietly = BlockWork.read
 
-    def read(work: BlockWork, block: Any) -> Any:
+    def read(work: BlockWork, block: Any, **how: Any) -> Any:
         print("computed", block.index, flush=True)
         if block.index == broken:
             raise RuntimeError(f"block {broken} is broken")
-        return read_quietly(work, block)
+        return read_quietly(work, block, **how)
 
     BlockWork.read = read  # type: ignore[method-assign]
 
@@ -67,13 +67,13 @@ def wait_for_others(output: str, count: int) -> None:
     """Let no block be read before so many workers share ``output``, and count failures from the same moment on."""
     read_at_once, all_there = BlockWork.read, threading.Event()
 
-    def read(work: BlockWork, block: Any) -> Any:
+    def read(work: BlockWork, block: Any, **how: Any) -> Any:
         while not all_there.is_set():
             if len(list(workers_folder(output).glob("marks-*.jsonl"))) >= count:
                 time.sleep(0.5)  # a worker reads what others noted just after it made its file
                 all_there.set()
             time.sleep(0.01)
-        return read_at_once(work, block)
+        return read_at_once(work, block, **how)
 
     BlockWork.read = read  # type: ignore[method-assign]
 

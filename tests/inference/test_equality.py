@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from synbb.inference.network import Floats
+    from synbb.volumes.taps import Floats
 
 TOLERANCE = 1e-5
 GREY = Normalisation(20.0, 230.0)

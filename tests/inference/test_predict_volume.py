@@ -203,9 +203,9 @@ def test_the_expected_time_is_that_of_the_slowest_part(
 ) -> None:
     read = BlockWork.read
 
-    def slow(work: BlockWork, block: Block) -> BlockInput:
+    def slow(work: BlockWork, block: Block, *, for_card: bool) -> BlockInput:
         time.sleep(0.2)
-        return read(work, block)
+        return read(work, block, for_card=for_card)
 
     def rate() -> float:
         said = predict(raw, tmp_path / "out.zarr", dry_run=True).lines
