@@ -3,7 +3,8 @@
     python scripts/bench/prediction.py VOLUME|noise:Z,Y,X [--region z0:z1,y0:y1,x0:x1] [--run RUN --labels LABELS]
         [--threads 1] [--device cuda] [--precision bf16] [--batch 2] [--readers 2] [--writers 1] [--windows 4]
 
-Three sides take turns in this process, each at its best batch and memory layout, in *written* voxels a second:
+Three sides take turns in this process, each at its best batch and memory layout, in *written* voxels a second; beside a
+GPU after a turn that does not count (cuDNN chooses its ways in it):
 
 pipeline   ``predict_volume``: reads VOLUME, normalises, resamples, computes, writes uint8, keeps its ledger
 network    the same blocks of the same plan, already in memory, through the network alone
@@ -151,7 +152,7 @@ def compare(options: argparse.Namespace, path: str, folder: Path) -> None:
         )
 
     taken: dict[str, list[float]] = {"pipeline": [], "network": [], "monai": []}
-    for turn in range(options.rounds):
+    for turn in range(0 if options.device.type == "cpu" else -1, options.rounds):
         output = folder / f"{turn}.zarr"
         for name in (list(taken), list(taken)[::-1])[turn % 2]:
             began = time.perf_counter()
@@ -161,7 +162,8 @@ def compare(options: argparse.Namespace, path: str, folder: Path) -> None:
                 network()
             else:
                 logits = monai()
-            taken[name].append(time.perf_counter() - began)
+            if turn >= 0:
+                taken[name].append(time.perf_counter() - began)
     stored = open_volume(str(output))
     ours = stored.read(stored.box)
     print(f"{volume.path} {region}: {region.size / 1e6:.1f} Mvox written; {plan}")
@@ -169,10 +171,14 @@ def compare(options: argparse.Namespace, path: str, folder: Path) -> None:
     some = threads_beside(options.device)
     beside = f"{options.readers or some.readers} readers, {options.writers or some.writers} writers"
     print(f"{called(options.device)}, {options.threads} thread(s), {beside}, precision {options.precision}")
-    print(f"load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; {options.rounds} rounds, medians")
+    print(
+        f"load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; {options.rounds} rounds, medians",
+        flush=True,
+    )
     rates = {name: region.size / statistics.median(each) / 1e6 for name, each in taken.items()}
     for name, rate in rates.items():
-        print(f"{name:9s} {rate:.3f} Mvox/s")
+        turns = ", ".join(f"{each:.2f}" for each in taken[name])
+        print(f"{name:9s} {rate:.3f} Mvox/s ({turns} s)")
     shares = [a / b for a, b in zip(taken["network"], taken["pipeline"], strict=True)]
     faster = [a / b for a, b in zip(taken["monai"], taken["pipeline"], strict=True)]
     print(f"pipeline / network alone: {statistics.median(shares):.3f}")
