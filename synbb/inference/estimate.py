@@ -11,8 +11,11 @@ import numpy as np
 
 from synbb.inference.pipeline import threads_beside
 from synbb.inference.sizes import output_grid
+from synbb.volumes import stores
 
 if TYPE_CHECKING:
+    import torch
+
     from synbb.inference.block_work import BlockWork
     from synbb.inference.network import Network
 
@@ -20,13 +23,14 @@ LOOKED_AT = 5
 """Batches that are read in search of one with data."""
 
 ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
-HINT = "with tcmalloc preloaded a CPU predicts up to 1.5 times as fast: docs/tutorial_large_volume.md, step 4"
+ALLOCATOR_HINT = "with tcmalloc preloaded a CPU predicts up to 1.5 times as fast: docs/tutorial_large_volume.md, step 4"
+TENSORSTORE_HINT = "zarr is read and written several times as fast with tensorstore: pip install 'synbb[remote]'"
 
 
 def estimate(work: BlockWork, network: Network, dtype: np.dtype[Any]) -> list[str]:
     """Lines for people: files, disk and time, the last from one batch that is computed twice (the first warms up).
 
-    On a CPU a hint may follow (:func:`takes_memory_from_glibc`).
+    A hint may follow: of an allocator on a CPU (:func:`takes_memory_from_glibc`), of tensorstore beside a GPU.
 
     Reading, the network, and making voxels of logits go on at the same time, so the slowest of the three counts: beside
     a GPU often one of the others. Compressing and writing are not timed, as nothing is written.
@@ -63,10 +67,15 @@ def estimate(work: BlockWork, network: Network, dtype: np.dtype[Any]) -> list[st
         )
         seconds = pace * plan.region.size / voxels
         lines.append(f"about {_duration(seconds)} at {voxels / pace / 1e6:.2f} Mvox/s written ({how})")
-        if network.device.type == "cpu" and takes_memory_from_glibc():
-            lines.append(HINT)
-        return lines
+        return lines + hints(network.device)
     return [*lines, f"no time can be told: {min(LOOKED_AT, len(batches))} batches in the middle hold no data"]
+
+
+def hints(device: torch.device) -> list[str]:
+    """What would make prediction faster beside a network on ``device``: at most one line."""
+    if device.type == "cpu":
+        return [ALLOCATOR_HINT] if takes_memory_from_glibc() else []
+    return [] if stores.installed() else [TENSORSTORE_HINT]
 
 
 def takes_memory_from_glibc(maps: Path = Path("/proc/self/maps")) -> bool:

@@ -115,7 +115,9 @@ def test_a_worker_waits_once_for_all_blocks_of_a_batch() -> None:
     asked: list[int] = []
 
     class Silent:
-        def read(self, block: Any) -> Any:
+        on_card = False
+
+        def read(self, block: Any, **_: Any) -> Any:
             asked.append(block.index)
             raise RunEnded("block cannot be computed: the store did not answer")
 

@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from synbb.inference.estimate import takes_memory_from_glibc
+from synbb.inference.estimate import hints, takes_memory_from_glibc
 
 LINE = "7f2c00000000-7f2c00021000 r-xp 00000000 08:01 4711                 /usr/lib/x86_64-linux-gnu/{}\n"
 
@@ -18,3 +19,14 @@ def test_an_allocator_that_is_loaded_is_seen(library: str, tmp_path: Path) -> No
 
 def test_a_system_without_maps_gets_no_hint(tmp_path: Path) -> None:
     assert not takes_memory_from_glibc(tmp_path / "maps")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_beside_a_gpu_missing_tensorstore_is_named(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("synbb.volumes.stores.find_spec", lambda _: None)
+    (line,) = hints(torch.device(device))
+    assert "synbb[remote]" in line
+    monkeypatch.setattr("synbb.volumes.stores.find_spec", lambda name: name)
+    assert hints(torch.device(device)) == []
+    monkeypatch.setattr("synbb.inference.estimate.takes_memory_from_glibc", lambda: False)
+    assert hints(torch.device("cpu")) == []
