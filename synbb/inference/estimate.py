@@ -24,7 +24,7 @@ LOOKED_AT = 5
 
 ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
 ALLOCATOR_HINT = "with tcmalloc preloaded a CPU predicts up to 1.5 times as fast: docs/tutorial_large_volume.md, step 4"
-TENSORSTORE_HINT = "zarr is read and written several times as fast with tensorstore: pip install 'synbb[remote]'"
+TENSORSTORE_HINT = "zarr is read five times as fast with tensorstore: pip install 'synbb[remote]'"
 
 
 def estimate(work: BlockWork, network: Network, dtype: np.dtype[Any]) -> list[str]:

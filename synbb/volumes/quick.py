@@ -1,8 +1,8 @@
 """Local zarr read and written through tensorstore, for threads that feed a GPU and take what it made.
 
 The zarr library works chunk by chunk under Python's lock, at some hundred megavoxels a second however many threads ask.
-tensorstore needs a quarter to a half of the processor's time, none of it under that lock, and keeps decoded chunks, of
-which neighbouring blocks read the same (docs/performance.md). Whatever goes wrong is left to the zarr library to tell.
+tensorstore reads them in a fifth of the processor's time, works outside that lock, and keeps decoded chunks, of which
+neighbouring blocks read the same (docs/performance.md). Whatever goes wrong is left to the zarr library to tell.
 """
 
 from __future__ import annotations
