@@ -59,7 +59,7 @@ def main() -> None:
             for name in ("zarr", "tensorstore"):
                 path = Path(folder) / f"{name}-{turn}.zarr"
                 output = create_volume(path, shape=shape, dtype=np.uint8, voxel_size=SIZE)
-                outputs[f"write, {name}"] = output if name == "zarr" else written_quickly(output)
+                outputs[f"write, {name}"] = output if name == "zarr" else written_quickly(output, empty_chunks=True)
             for name, read in ways.items():
                 taken.setdefault(name, []).append(_timed(read, reads, options.threads))
             for name, output in outputs.items():

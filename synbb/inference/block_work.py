@@ -75,6 +75,11 @@ class BlockWork:
     missing: str = "skip"
     floor: float = 0.0
 
+    @property
+    def empty_chunks(self) -> bool:
+        """Whether chunks of the output that are 0 everywhere are stored."""
+        return not self.floor
+
     def read(self, block: Block, *, for_card: bool = False) -> BlockInput:
         """The read box of ``block``, padded at the volume's far end by its edge values.
 

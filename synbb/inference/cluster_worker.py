@@ -79,7 +79,7 @@ class BlocksPlugin(WorkerPlugin):  # type: ignore[misc, unused-ignore]
                 self._network.__enter__()
                 if self._network.on_card:
                     self._work = replace(self._work, view=self._work.view.quickly())
-                    self._output = written_quickly(self._output)
+                    self._output = written_quickly(self._output, empty_chunks=self._work.empty_chunks)
                 self._loaded = True
         marks, failures = compute_blocks(self._work, self._network, self._output, batch, missing, self._turn)
         return Done(self._worker, tuple(marks), tuple(failures))

@@ -253,7 +253,8 @@ def join(prediction: Prediction, worker: str, expiry: float) -> tuple[WritableVo
                 f"{folder.name} as well, or put the output back"
             )
         _create(prediction, folder / f"creating-{worker}", output)
-    return reopen(prediction.output, tidy=False, empty_chunks=prediction.empty_chunks), float(first["expiry"])
+    found = reopen(prediction.output, tidy=False, empty_chunks=prediction.work.empty_chunks)
+    return prediction.in_the_quickest_way(found), float(first["expiry"])
 
 
 def _create(prediction: Prediction, scratch: Path, output: Path) -> None:

@@ -50,11 +50,10 @@ class QuickZarr(ZarrStorage):
 class QuickOutput(WritableVolume):
     """A volume under construction that tensorstore writes; what it cannot, :class:`WritableVolume` writes, or tells."""
 
-    def __init__(self, path: str, array: zarr.Array) -> None:
+    def __init__(self, path: str, array: zarr.Array, *, empty_chunks: bool) -> None:
         super().__init__(path, array)
         place = str(Path(path) / array.name.strip("/"))
-        empty = bool(array.config.write_empty_chunks)
-        self._handle = PerProcess(_open, place, array.metadata.zarr_format, (0, 1, 2), empty)
+        self._handle = PerProcess(_open, place, array.metadata.zarr_format, (0, 1, 2), empty_chunks)
 
     def opens(self) -> bool:
         """Whether tensorstore knows the array."""
@@ -67,11 +66,16 @@ class QuickOutput(WritableVolume):
             super()._put(part, values)
 
 
-def written_quickly(output: WritableVolume) -> WritableVolume:
-    """``output``, written through tensorstore where that (an extra) is installed and knows the array."""
+def written_quickly(output: WritableVolume, *, empty_chunks: bool) -> WritableVolume:
+    """``output``, written through tensorstore where that (an extra) is installed and knows the array.
+
+    Args:
+        output: as created or opened.
+        empty_chunks: whether it stores chunks that are 0 everywhere.
+    """
     if not stores.installed():
         return output
-    quick = QuickOutput(output.path, output.array)
+    quick = QuickOutput(output.path, output.array, empty_chunks=empty_chunks)
     return quick if quick.opens() else output
 
 

@@ -124,7 +124,7 @@ def test_the_same_files_are_written(shards: tuple[int, int, int] | None, empty_c
             empty_chunks=empty_chunks,
         )
         if name == "quick":
-            written = pickle.loads(pickle.dumps(written_quickly(written)))
+            written = pickle.loads(pickle.dumps(written_quickly(written, empty_chunks=empty_chunks)))
             assert isinstance(written, QuickOutput)
         for box in written.box.blocks((8, 32, 64)):
             written.write(box, np.ascontiguousarray(values[box.slices]))
@@ -139,7 +139,9 @@ def test_the_same_files_are_written(shards: tuple[int, int, int] | None, empty_c
 def test_what_cannot_be_written_is_told_by_the_other_way(tmp_path: Path) -> None:
     """A file where a folder must be: not even root writes there."""
     where = tmp_path / "out.zarr"
-    written = written_quickly(create_volume(where, shape=SHAPE, dtype=np.uint8, voxel_size=SIZE, chunks=(4, 16, 16)))
+    written = written_quickly(
+        create_volume(where, shape=SHAPE, dtype=np.uint8, voxel_size=SIZE, chunks=(4, 16, 16)), empty_chunks=True
+    )
     (where / "0" / "c").write_text("in the way")
     with pytest.raises(SynbbError, match=r"cannot be written here.*0/c"):
         written.write(Box((0, 0, 0), (4, 16, 16)), np.ones((4, 16, 16), np.uint8))
