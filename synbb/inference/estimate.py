@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ LOOKED_AT = 5
 """Batches that are read in search of one with data."""
 
 ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
+GLIBC = r"/libc(\.so\.6|-2\.\d+\.so)\b"
 ALLOCATOR_HINT = "with tcmalloc preloaded a CPU predicts up to 1.5 times as fast: docs/tutorial_large_volume.md, step 4"
 TENSORSTORE_HINT = "zarr is read five times as fast with tensorstore: pip install 'synbb[remote]'"
 
@@ -79,11 +81,12 @@ def hints(device: torch.device) -> list[str]:
 
 
 def takes_memory_from_glibc(maps: Path = Path("/proc/self/maps")) -> bool:
-    """Whether this process is one of Linux (it has ``maps``) and no allocator that keeps large tensors is loaded.
+    """Whether glibc is loaded (Linux has ``maps``; musl is another matter) and no allocator that keeps large tensors.
 
     glibc fetches each tensor of more than 32 MiB from the system anew, page by page; feature maps of a block are such.
     """
-    return maps.is_file() and not any(name in maps.read_text(errors="replace") for name in ALLOCATORS)
+    loaded = maps.read_text(errors="replace") if maps.is_file() else ""
+    return re.search(GLIBC, loaded) is not None and not any(name in loaded for name in ALLOCATORS)
 
 
 def _bytes(count: float) -> str:

@@ -17,8 +17,13 @@ def test_an_allocator_that_is_loaded_is_seen(library: str, tmp_path: Path) -> No
     assert not takes_memory_from_glibc(maps)
 
 
-def test_a_system_without_maps_gets_no_hint(tmp_path: Path) -> None:
-    assert not takes_memory_from_glibc(tmp_path / "maps")
+def test_a_system_without_maps_or_without_glibc_gets_no_hint(tmp_path: Path) -> None:
+    maps = tmp_path / "maps"
+    assert not takes_memory_from_glibc(maps)
+    maps.write_text(LINE.format("ld-musl-x86_64.so.1"))
+    assert not takes_memory_from_glibc(maps)
+    maps.write_text(LINE.format("libc-2.31.so"))  # as glibc was called before 2.34
+    assert takes_memory_from_glibc(maps)
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
