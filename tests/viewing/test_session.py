@@ -7,6 +7,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from functools import partial
 
 import numpy as np
 import pytest
@@ -172,6 +173,8 @@ def test_it_runs_until_it_is_interrupted(grey):
     process = subprocess.Popen(
         [sys.executable, "-m", "synbb", "view", grey, "--no-browser"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell without job control starts what goes into the background, this suite perhaps, with Ctrl-C ignored.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     watchdog = threading.Timer(120, process.kill)
     watchdog.start()
