@@ -1,6 +1,6 @@
 """``python -m synbb`` is ``synbb``."""
 
-from synbb.cli.app import main
+from synbb.cli.entry import main
 
 if __name__ == "__main__":
     main()

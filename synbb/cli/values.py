@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from synbb.errors import SynbbError
-from synbb.volumes.box import Triple, triple
 
 if TYPE_CHECKING:
     import typer
+
+    from synbb.volumes.box import Triple
 
 READABLE = "Zarr, N5, precomputed (also s3://, gs://, https://), HDF5 (file.h5:dataset), TIFF file, folder of sections."
 
@@ -22,7 +23,8 @@ def three_integers(text: str, option: str) -> Triple:
     parts = text.split(",")
     if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
         raise SynbbError(f"{option} {text!r} must be three positive integers z,y,x, for example 32,256,256")
-    return triple([int(part) for part in parts])
+    z, y, x = (int(part) for part in parts)
+    return z, y, x
 
 
 def integers(text: str, option: str) -> list[int]:

@@ -1,0 +1,70 @@
+"""The command starts at once, and Ctrl-C ends it without a traceback however early it comes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+HEAVY = ("dask", "monai", "numpy", "scipy", "skimage", "torch", "zarr")
+
+# An import sends Ctrl-C to its own process, as if somebody had pressed it just then.
+PRESSED_WHILE_IMPORTING = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where this test runs in the background
+
+class Pressed:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Pressed())
+sys.argv = ["synbb", "train", "no-such-file.yaml"]
+from synbb.cli.entry import main
+main()
+"""
+
+PRESSED_LATER = """
+import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from synbb.cli import app
+from synbb.cli.entry import main
+
+def pressed():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        print("cleaned up")
+
+app.main = pressed
+main()
+"""
+
+
+def _python(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_help_needs_none_of_the_libraries_that_take_seconds_to_import() -> None:
+    found = _python("import sys, synbb.cli.app; print(*sys.modules)")
+    assert "synbb.cli.app" in found.stdout.split()
+    assert not set(HEAVY) & set(found.stdout.split())
+
+
+def test_interrupted_while_it_imports_it_ends_without_a_word() -> None:
+    for module in ("rich.console", "torch", "yaml"):
+        found = _python(PRESSED_WHILE_IMPORTING.format(module=module))
+        assert found.returncode == 128 + signal.SIGINT, (module, found)
+        assert not found.stdout + found.stderr
+
+
+def test_interrupted_later_it_cleans_up() -> None:
+    found = _python(PRESSED_LATER)
+    assert (found.returncode, found.stdout) == (0, "cleaned up\n"), found
+
+
+def test_an_ignored_interrupt_stays_ignored() -> None:
+    program = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + PRESSED_LATER.split("\n", 3)[3]
+    found = _python("import os\n" + program)
+    assert (found.returncode, found.stdout) == (0, ""), found
