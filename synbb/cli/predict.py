@@ -116,16 +116,10 @@ def command(
     With a run on faces or speech INPUT is a folder of images or audio, or one file, OUTPUT a CSV of embeddings or
     transcripts; of the options --weights, --device, --allow-unfinished and --overwrite then apply.
     """
-    from synbb.cli import segment as segmenting
-    from synbb.cli.console import console, progress
     from synbb.cli.values import given_on_command_line, three_integers
     from synbb.errors import SynbbError
-    from synbb.inference.output import remove_output
-    from synbb.prediction.files import predict_files, predicts_files
-    from synbb.prediction.volumes import predict
-    from synbb.volumes.box import parse_region
-    from synbb.volumes.storage import parse_voxel_size
 
+    # What is wrong with the command itself is said before what takes seconds to import.
     if dry_run:
         output, named_output = output or named_output or Path("probabilities.zarr"), None  # nothing is written
     if (output is None) == (named_output is None):
@@ -142,6 +136,21 @@ def command(
         )
     if cluster is not None and worker:
         raise SynbbError("--cluster and --worker are two ways of the same; choose one")
+    block_shape = None if block is None else three_integers(block, "--block")
+    window_shape = None if window is None else three_integers(window, "--window")
+
+    from synbb.volumes.box import parse_region
+    from synbb.volumes.storage import parse_voxel_size
+
+    voxels = None if region is None else parse_region(region)
+    sizes = None if voxel_size is None else parse_voxel_size(voxel_size)
+
+    from synbb.cli import segment as segmenting
+    from synbb.cli.console import console, progress
+    from synbb.inference.output import remove_output
+    from synbb.prediction.files import predict_files, predicts_files
+    from synbb.prediction.volumes import predict
+
     if predicts_files(run):
         given = [name for name in given_on_command_line(context) if name not in FOR_FILES]
         if given:
@@ -178,13 +187,13 @@ def command(
             run,
             volume,
             output,
-            region=None if region is None else parse_region(region),
+            region=voxels,
             which=weights,
-            voxel_size=None if voxel_size is None else parse_voxel_size(voxel_size),
+            voxel_size=sizes,
             tolerance=tolerance,
             resample_z=resample_z,
             invert=invert,
-            write_block=None if block is None else three_integers(block, "--block"),
+            write_block=block_shape,
             batch=batch,
             device=device,
             precision=precision,
@@ -194,7 +203,7 @@ def command(
             floor=floor,
             flips=flips,
             overlap=overlap,
-            window=None if window is None else three_integers(window, "--window"),
+            window=window_shape,
             verify=verify,
             dry_run=dry_run,
             allow_unfinished=allow_unfinished,

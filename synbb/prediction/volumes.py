@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from synbb.errors import SynbbError
-from synbb.inference.blocks import Windows
+from synbb.inference.blocks import Windows, check_region
 from synbb.inference.drivers import Driver
 from synbb.inference.no_data import Tissue
 from synbb.inference.output import no_data_path
@@ -101,6 +101,7 @@ def predict(
     if kind not in (None, "raw"):
         raise SynbbError(f"{input_path} holds no grey values (its metadata say kind: {kind}); give the raw volume")
     region = region_box(region, volume.voxel_size, volume.offset)
+    check_region(region, volume.box, volume.path)  # before the network is loaded and grey values are sampled
     tissue = None if mask is None else _open_mask(mask, volume)
     attributes: dict[str, Any] = {}
     if extent is not None:
