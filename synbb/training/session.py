@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from synbb.errors import SynbbError, disk_errors
@@ -19,6 +18,9 @@ from synbb.training.config import RunConfig, TrainingSettings
 from synbb.training.events import EventFile
 from synbb.training.pruning import make_pruner
 from synbb.training.run import RunFolder
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 
 @dataclass
@@ -83,6 +85,8 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
     precision = settings.precision
     if precision == "auto":
         precision = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
+    from lightning.fabric import Fabric  # seconds, of no use to whoever predicts or scores
+
     return Fabric(accelerator="cuda" if cuda else "cpu", devices=devices, precision=precision)
 
 

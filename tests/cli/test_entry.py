@@ -52,6 +52,13 @@ def test_help_needs_none_of_the_libraries_that_take_seconds_to_import() -> None:
     assert not set(HEAVY) & set(found.stdout.split())
 
 
+def test_prediction_does_not_import_the_trainer() -> None:
+    """Lightning imports torch._dynamo: as long again as everything else."""
+    found = _python("import sys, synbb.prediction.volumes; print(*sys.modules)")
+    assert "monai" in found.stdout.split()
+    assert not {"lightning", "lightning.fabric", "torch._dynamo"} & set(found.stdout.split())
+
+
 def test_interrupted_while_it_imports_it_ends_without_a_word() -> None:
     for module in ("rich.console", "torch", "yaml"):
         found = _python(PRESSED_WHILE_IMPORTING.format(module=module))
