@@ -7,9 +7,25 @@ import re
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote
+
+from aws_signature import signed_with
+
+REGION = "nowhere-1"
+
+
+class Keys(NamedTuple):
+    """Of an S3 store."""
+
+    access: str
+    secret: str
+
+
+_OBJECT = re.compile(r"^/storage/v1/b/([^/]+)/o/")  # of Google's JSON interface; the name's slashes are escaped
 
 
 class _Server(ThreadingHTTPServer):
@@ -18,19 +34,25 @@ class _Server(ThreadingHTTPServer):
 
 
 class StoreServer:
-    """Serves ``folder`` at :attr:`address`; folders in it are buckets of an unsigned S3 store (:meth:`as_s3`).
+    """Serves ``folder`` at :attr:`address`; folders in it are buckets of an S3 or GCS store.
+
+    :meth:`s3` and :meth:`gs` say under which variables.
 
     Attributes:
         faults: (regular expression, what to do) for requests: a status, ``"silence"`` (as long as there is any fault),
             or ``"cut"`` in the middle.
         flaky: how many requests a path answers with 503 before the first good one.
         asked: requests by path.
+        keys: requests signed with others, or not at all, are refused; None for a store that is open to all.
+        token: the same of a bearer token.
     """
 
     def __init__(self, folder: Path) -> None:
         self.faults: list[tuple[str, int | str]] = []
         self.flaky = 0
         self.asked: Counter[str] = Counter()
+        self.keys: Keys | None = None
+        self.token: str | None = None
         self.closing = threading.Event()
         outer = self
 
@@ -41,8 +63,11 @@ class StoreServer:
                 pass
 
             def do_GET(self):
-                path = unquote(self.path).lstrip("/")
+                path = unquote(_OBJECT.sub(r"/\1/", self.path.partition("?")[0])).lstrip("/")
                 outer.asked[path] += 1
+                if not outer.admits(self.command, self.path, self.headers):
+                    self.answer(403, b"")
+                    return
                 fault = next((do for pattern, do in outer.faults if re.search(pattern, path)), None)
                 if fault == "silence":
                     until = time.monotonic() + 30
@@ -90,9 +115,9 @@ class StoreServer:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
                 self.send_header("Access-Control-Allow-Origin", "*")  # pages of other servers may read it
-                self.send_header(
-                    "ETag", f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-                )  # object stores always have one
+                state = hashlib.sha256(content).hexdigest()  # object stores always tell one, each its own way
+                self.send_header("ETag", f'"{state[:32]}"')
+                self.send_header("x-goog-generation", str(int(state[:12], 16)))
                 self.send_header("Last-Modified", time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(0)))
                 for name, value in (headers or {}).items():
                     self.send_header(name, value)
@@ -105,11 +130,22 @@ class StoreServer:
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         self.thread.start()
 
-    def as_s3(self, monkeypatch) -> None:
-        """Let ``s3://FOLDER/...`` mean what lies below ``served/FOLDER``, for this process and those it starts."""
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", self.address)
-        monkeypatch.setenv("AWS_REGION", "nowhere-1")
-        monkeypatch.setenv("AWS_NO_SIGN_REQUEST", "YES")
+    def admits(self, method: str, target: str, headers: Mapping[str, str]) -> bool:
+        """Whether a request shows what this store asks for."""
+        if self.token is not None and headers.get("Authorization") != f"Bearer {self.token}":
+            return False
+        return self.keys is None or signed_with(*self.keys, REGION, method, target, headers)
+
+    def s3(self, keys: Keys | None = None) -> dict[str, str]:
+        """Variables with which ``s3://FOLDER/...`` means what lies below ``served/FOLDER``; unsigned without keys."""
+        signing = {"AWS_NO_SIGN_REQUEST": "YES"}
+        if keys is not None:
+            signing = {"AWS_ACCESS_KEY_ID": keys.access, "AWS_SECRET_ACCESS_KEY": keys.secret}
+        return {"AWS_ENDPOINT_URL_S3": self.address, "AWS_REGION": REGION, **signing}
+
+    def gs(self, token: str) -> dict[str, str]:
+        """Variables with which ``gs://FOLDER/...`` does, for a process that has not asked Google's store yet."""
+        return {"TENSORSTORE_GCS_HTTP_URL": self.address, "GOOGLE_AUTH_TOKEN_FOR_TESTING": token}
 
     def close(self) -> None:
         self.closing.set()

@@ -31,7 +31,8 @@ RETRIES = {"max_retries": 3, "initial_delay": "50ms", "max_delay": "200ms"}
 def server(raw: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoreServer]:
     monkeypatch.setattr(stores, "RETRIES", RETRIES)
     running = StoreServer(raw.parent.parent)
-    running.as_s3(monkeypatch)
+    for name, value in running.s3().items():
+        monkeypatch.setenv(name, value)
     yield running
     running.close()
 

@@ -1,14 +1,17 @@
 """Volumes behind a real web server: every format, and stores that fail."""
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 import time
 from multiprocessing import get_context
 
 import pytest
 import zarr
 from foreign_formats import write_n5, write_precomputed
-from store_server import StoreServer
+from store_server import Keys, StoreServer
 
 from synbb.errors import SynbbError
 from synbb.volumes import Box, create_volume, open_volume, stores
@@ -138,14 +141,74 @@ def test_absent_chunks_are_told_from_unreadable_ones(kind, serve, grey):
         open_volume(address).absent(volume.box)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_same_from_a_bucket(kind, serve, server, grey, tmp_path, monkeypatch):
-    """A server that speaks as much of S3 as reading needs; nobody signs."""
-    _, folder = serve(kind, grey)
-    server.as_s3(monkeypatch)
-    bucket = tmp_path / "served" / "bucket"
+def in_a_bucket(folder):
+    bucket = folder.parent / "bucket"
     bucket.mkdir()
-    folder.rename(bucket / folder.name)
+    return folder.rename(bucket / folder.name)
+
+
+def sum_elsewhere(address, variables):
+    """(sum of a volume, None), or (None, the error), in a process that starts with these variables."""
+    names = ("AWS_", "GOOGLE_", "TENSORSTORE_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(names)}
+    done = subprocess.run(
+        [sys.executable, "-c", SUM, address],
+        env=environment | {"AWS_EC2_METADATA_DISABLED": "true"} | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+SUM = """
+import json, sys
+from synbb.errors import SynbbError
+from synbb.volumes import open_volume, stores
+stores.RETRIES = {"max_retries": 1, "initial_delay": "20ms", "max_delay": "50ms"}
+try:
+    volume = open_volume(sys.argv[1])
+    print(json.dumps([int(volume.read(volume.box).sum()), None]))
+except SynbbError as error:
+    print(json.dumps([None, str(error)]))
+"""
+
+
+@pytest.mark.parametrize("kind", ["ome 0.5", "precomputed"])
+def test_a_bucket_that_checks_signatures(kind, serve, server, grey):
+    """Each request is signed anew (AWS Signature Version 4), names with spaces among them."""
+    folder = in_a_bucket(serve(kind, grey)[1])
+    folder = folder.rename(folder.with_name("with a space+"))
+    address = f"s3://bucket/{folder.name}"
+    server.keys = Keys("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
+    assert sum_elsewhere(address, server.s3(server.keys)) == [int(grey.sum()), None]
+    for other in (Keys("AKIDEXAMPLE", "guessed"), Keys("SOMEBODY", server.keys.secret), None):
+        total, error = sum_elsewhere(address, server.s3(other))
+        assert total is None
+        assert "refuses access" in error
+        assert "your credentials" in error
+
+
+@pytest.mark.parametrize("kind", ["ome 0.5", "n5"])
+def test_a_bucket_of_google(kind, serve, server, grey):
+    """A server that speaks as much of Google's JSON interface as reading needs, and wants a token."""
+    folder = in_a_bucket(serve(kind, grey)[1])
+    address = f"gs://bucket/{folder.name}"
+    server.token = "ya29.example"
+    assert sum_elsewhere(address, server.gs(server.token)) == [int(grey.sum()), None]
+    assert any(path.startswith("bucket/") for path in server.asked)
+    total, error = sum_elsewhere(address, server.gs("another"))
+    assert total is None
+    assert "refuses access" in error
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_from_a_bucket(kind, serve, server, grey, monkeypatch):
+    """A server that speaks as much of S3 as reading needs; nobody signs."""
+    folder = in_a_bucket(serve(kind, grey)[1])
+    for name, value in server.s3().items():
+        monkeypatch.setenv(name, value)
     volume = open_volume(f"s3://bucket/{folder.name}")
     assert (volume.read(volume.box) == grey).all()
     server.flaky = 2
