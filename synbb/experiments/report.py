@@ -10,6 +10,7 @@ from synbb.experiments.analysis import rows_of
 from synbb.experiments.config import StudySettings
 from synbb.experiments.figures import MOST_PANELS, draw_balance, draw_scores, read_units
 from synbb.experiments.plan import PlannedRun
+from synbb.experiments.terminal import difference_lines, score_lines
 from synbb.pruning.comparison import Compared, Comparison, markdown
 from synbb.pruning.paired import LEAST_SEEDS, LEVEL, POWER, REPLICATES, smallest_detectable
 from synbb.pruning.rows import Row, RunTable, write_csv
@@ -37,9 +38,11 @@ def write_report(
     shown = _shown(scores)
     files += draw_scores(comparison, shown, output / "score-against-density.png")
     files += _balance(study, planned, output)
-    main = [row for row in score_rows if row["score"] == scores[0]]
-    less = [row for row in difference_rows if row["score"] == scores[0]]
-    return [markdown(main), markdown(less), *notes, *(f"written {file}" for file in files)]
+    return [
+        *(*score_lines(comparison), "", *difference_lines(comparison, differences), ""),
+        *notes,
+        *(f"written {file}" for file in files),
+    ]
 
 
 def _shown(scores: list[str]) -> list[str]:
