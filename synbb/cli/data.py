@@ -109,7 +109,7 @@ def make_phantom_faces(
     seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
     noise: Annotated[float, typer.Option(help="Grain, of 0 to 1.")] = 0.04,
     light: Annotated[float, typer.Option(help="How unevenly the light falls; 0 for from the front alone.")] = 0.5,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a phantom that is there.")] = False,
 ) -> None:
     """Draw faces of people who do not exist, a folder each."""
     from synbb.cli.values import integers
@@ -133,7 +133,7 @@ def make_phantom_speech(
     vocabulary: Annotated[int, typer.Option(help="Number of different words.")] = 30,
     snr: Annotated[float, typer.Option(help="How much louder speech is than the background noise, dB.")] = 15.0,
     seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a phantom that is there.")] = False,
 ) -> None:
     """Speak made-up words with voices of people who do not exist, a folder each, with transcripts."""
     from synbb.cli.values import integers

@@ -6,17 +6,17 @@ small turn and shift, the direction of the light, an expression and noise. Every
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
 from synbb.datasets.face_folders import read_grey
-from synbb.datasets.staging import staged_folder
+from synbb.datasets.staging import SPEC_FILE, phantom_folder
 from synbb.errors import SynbbError
 from synbb.schema import nearest
 
@@ -66,28 +66,26 @@ class FacePhantom:
 
 
 def write_phantom_faces(folder: str | Path, spec: FacePhantom, *, overwrite: bool = False) -> Path:
-    """Write ``pNN/MM.png`` for every identity and image.
+    """Write ``pNN/MM.png`` for every identity and image, and ``phantom.yaml`` (the spec).
 
     Args:
         folder: to create.
         spec: what is drawn.
-        overwrite: replace what is there.
+        overwrite: replace a phantom that is there.
 
     Raises:
-        SynbbError: the folder is there.
+        SynbbError: the folder is there and may not be replaced.
         RunEnded: the disk is full.
     """
     where = Path(folder)
-    if where.exists():
-        if not overwrite:
-            raise SynbbError(f"{where} is there already; choose another folder, or pass --overwrite")
-        shutil.rmtree(where)
-    with staged_folder(where) as stage:
+    with phantom_folder(where, overwrite=overwrite) as stage:
         for person in range(spec.identities):
             for number in range(spec.images):
                 path = image_path(stage, person, number)
                 path.parent.mkdir(exist_ok=True)
                 Image.fromarray(draw_face(spec, person, number)).save(path)
+        made_from = asdict(spec) | {"size": list(spec.size)}
+        (stage / SPEC_FILE).write_text(yaml.safe_dump(made_from, sort_keys=False))
     return where
 
 

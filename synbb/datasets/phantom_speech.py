@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 import wave
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
 from synbb.datasets.audio_folders import TABLE
-from synbb.datasets.staging import staged_folder
+from synbb.datasets.staging import SPEC_FILE, phantom_folder
 from synbb.errors import SynbbError
 from synbb.schema import Settings, validated
 
@@ -146,19 +145,15 @@ def write_phantom_speech(
     Args:
         folder: to create.
         spec: what is spoken.
-        overwrite: replace what is there.
+        overwrite: replace a phantom that is there.
         progress: told (done, total) utterances.
 
     Raises:
-        SynbbError: the folder is there.
+        SynbbError: the folder is there and may not be replaced.
         RunEnded: the disk is full.
     """
     where = Path(folder)
-    if where.exists():
-        if not overwrite:
-            raise SynbbError(f"{where} is there already; choose another folder, or pass --overwrite")
-        shutil.rmtree(where)
-    with staged_folder(where) as stage:
+    with phantom_folder(where, overwrite=overwrite) as stage:
         for speaker, number in _each(spec):
             path = audio_path(stage, speaker, number)
             path.parent.mkdir(exist_ok=True)
@@ -168,7 +163,7 @@ def write_phantom_speech(
             if progress is not None:
                 progress(speaker * spec.utterances + number + 1, spec.speakers * spec.utterances)
         (stage / TABLE).write_text(_table(spec), encoding="utf-8")
-        (stage / "phantom.yaml").write_text(yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
+        (stage / SPEC_FILE).write_text(yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
     return where
 
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+SPEC_FILE = "phantom.yaml"
+"""What a phantom was made from; a folder without it was not made by us."""
+
 
 @contextmanager
 def staged_folder(target: Path) -> Iterator[Path]:
@@ -37,3 +40,27 @@ def staged_folder(target: Path) -> Iterator[Path]:
         raise kind(f"{target}: cannot be written ({error})") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+@contextmanager
+def phantom_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """As :func:`staged_folder`, for a phantom, which may take the place of another one.
+
+    Args:
+        target: to create.
+        overwrite: replace a phantom that is there. Nothing else is ever replaced; the old one goes when the new one
+            is whole.
+
+    Raises:
+        SynbbError: there is something, and it may not be replaced; or the place cannot be written to.
+        RunEnded: the disk is full.
+    """
+    there = target.exists() and not (target.is_dir() and not any(target.iterdir()))
+    if there and not overwrite:
+        raise SynbbError(f"{target}: exists already; choose another folder, remove it, or ask to overwrite it")
+    if there and not (target / SPEC_FILE).is_file():
+        raise SynbbError(f"{target}: exists and is not a phantom, so it is not overwritten; remove it yourself")
+    with staged_folder(target) as stage:
+        yield stage
+        if there:
+            shutil.rmtree(target)

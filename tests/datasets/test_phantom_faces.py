@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from synbb.datasets import fetch, verify
 from synbb.datasets.face_folders import list_faces, read_grey
@@ -66,7 +67,9 @@ def test_what_cannot_be_drawn(tmp_path: Path) -> None:
     with pytest.raises(SynbbError, match="at least"):
         FacePhantom(identities=0)
     write_phantom_faces(tmp_path / "a", FacePhantom(identities=1, images=1))
-    with pytest.raises(SynbbError, match="is there already"):
+    with pytest.raises(SynbbError, match="exists already"):
         write_phantom_faces(tmp_path / "a", SPEC)
     write_phantom_faces(tmp_path / "a", SPEC, overwrite=True)
     assert len(list_faces(tmp_path / "a")) == 72
+    told = yaml.safe_load((tmp_path / "a" / "phantom.yaml").read_text())
+    assert FacePhantom.from_dict(told) == SPEC

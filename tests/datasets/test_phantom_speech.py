@@ -182,7 +182,7 @@ def test_what_cannot_be_spoken(values: dict[str, Any], message: str) -> None:
 
 def test_a_folder_is_replaced_when_told_to(folder: Path) -> None:
     few = SpeechPhantom.from_dict({"speakers": 1, "utterances": 1, "words": [1, 1], "vocabulary": 1})
-    with pytest.raises(SynbbError, match="is there already; choose another folder"):
+    with pytest.raises(SynbbError, match="exists already; choose another folder"):
         write_phantom_speech(folder, few)
     told: list[tuple[int, int]] = []
     write_phantom_speech(folder, few, overwrite=True, progress=lambda done, total: told.append((done, total)))

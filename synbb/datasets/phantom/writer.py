@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import yaml
 
 from synbb.datasets.phantom.render import Block, render
 from synbb.datasets.phantom.spec import PhantomSpec
-from synbb.datasets.staging import staged_folder
+from synbb.datasets.staging import SPEC_FILE, phantom_folder
 from synbb.errors import SynbbError
 from synbb.volumes import WritableVolume, create_volume
 from synbb.volumes.box import Box, Triple, triple
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-SPEC_FILE = "phantom.yaml"
 LICENCE = "CC0-1.0"
 CITATION = "Synthetic volume made by synbb (no real tissue)."
 _PLANE = 512  # voxels along y and x of a block at least, so that little tissue is worked out twice
@@ -61,8 +59,7 @@ def write_phantom(
         RunEnded: the disk is full.
     """
     target = Path(folder)
-    _check_target(target, overwrite=overwrite)
-    with staged_folder(target) as stage:
+    with phantom_folder(target, overwrite=overwrite) as stage:
         names = {"raw": "raw.zarr", "synapses": "synapses.zarr", "table": "synapses.csv", "spec": SPEC_FILE}
         if neurites:
             names["neurites"] = "neurites.zarr"
@@ -83,8 +80,6 @@ def write_phantom(
         synapses = table.write(stage / names["table"])
         record = {"kind": "phantom", "synapses": synapses, "licence": LICENCE, "spec": spec.to_dict()}
         (stage / names["spec"]).write_text(yaml.safe_dump(record, sort_keys=False))
-        if target.exists():
-            shutil.rmtree(target)
     return {name: target / file for name, file in names.items()}
 
 
@@ -151,12 +146,3 @@ def _block_shape(volume: WritableVolume) -> Triple:
     """Whole storage units, enlarged in the plane."""
     z, y, x = volume.unit
     return triple([z, y * -(-_PLANE // y), x * -(-_PLANE // x)])
-
-
-def _check_target(target: Path, *, overwrite: bool) -> None:
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    if not overwrite:
-        raise SynbbError(f"{target}: exists already; choose another folder, remove it, or ask to overwrite it")
-    if not (target / SPEC_FILE).is_file():
-        raise SynbbError(f"{target}: exists and is not a phantom, so it is not overwritten; remove it yourself")
