@@ -15,7 +15,6 @@ from rich.progress import (
     Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
@@ -25,6 +24,18 @@ class Report(Protocol):
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         """Move the bar."""
+
+
+class LeftColumn(ProgressColumn):
+    """The time that is left, once there is a rate to tell it from."""
+
+    def render(self, task: Task) -> Text:
+        """``about 0:02:10 left``, or nothing."""
+        left = task.time_remaining
+        if not left or task.finished:
+            return Text("")
+        minutes, seconds = divmod(int(left), 60)
+        return Text(f"about {minutes // 60}:{minutes % 60:02}:{seconds:02} left")
 
 
 class RateColumn(ProgressColumn):
@@ -61,8 +72,7 @@ def progress(label: str, unit: str = "") -> Iterator[Report]:
         TextColumn("{task.fields[count]}"),
         RateColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        LeftColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,
         disable=not console.is_terminal,

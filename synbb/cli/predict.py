@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -182,7 +184,7 @@ def command(
         driver = ClusterDriver(connect, device=device, retries=retries, worker_timeout=worker_timeout)
         volume, output, device = absolute(volume), output.absolute(), "cpu"
 
-    with progress("predicting", "blocks") as bar:
+    with progress("predicting", "blocks") as bar, _told_when_interrupted():
         summary = predict(
             run,
             volume,
@@ -218,3 +220,15 @@ def command(
         if drop_probabilities:
             remove_output(output)
             console.print(f"removed {output}", markup=False)
+
+
+@contextmanager
+def _told_when_interrupted() -> Iterator[None]:
+    """Ctrl-C loses nothing here, and says so."""
+    from synbb.cli.console import errors
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        errors.print("synbb: interrupted; finished blocks are kept, and the same command goes on")
+        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -232,6 +233,26 @@ def find_dataset(name: str, datasets: dict[str, Dataset]) -> Dataset:
     if name not in datasets:
         raise SynbbError(f"unknown dataset {name!r}{nearest(name, list(datasets))}; see `synbb data list`")
     return datasets[name]
+
+
+def check_fetched(dataset: str | None, missing: Sequence[str]) -> None:
+    """Whether the data of a config that names its dataset are there.
+
+    Args:
+        dataset: its name, None where the config names none.
+        missing: paths of the config that do not exist.
+
+    Raises:
+        SynbbError: there is no such dataset, or it is not fetched.
+    """
+    if dataset is None:
+        return
+    find_dataset(dataset, load_manifest())
+    if missing:
+        raise SynbbError(
+            f"{missing[0]} is not there; get the data by `synbb data fetch {dataset}` (--from FOLDER takes files that "
+            "you have already)"
+        )
 
 
 def _dataset(where: str, record: Any) -> Dataset:

@@ -57,7 +57,9 @@ def phantom_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     there = target.exists() and not (target.is_dir() and not any(target.iterdir()))
     if there and not overwrite:
-        raise SynbbError(f"{target}: exists already; choose another folder, remove it, or ask to overwrite it")
+        raise SynbbError(
+            f"{target}: exists already; choose another folder, remove it, or ask to overwrite it (--overwrite)"
+        )
     if there and not (target / SPEC_FILE).is_file():
         raise SynbbError(f"{target}: exists and is not a phantom, so it is not overwritten; remove it yourself")
     with staged_folder(target) as stage:

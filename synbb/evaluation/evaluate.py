@@ -33,6 +33,15 @@ CURVE_POINTS = 400
 RULES = ("connectivity", "low", "bridge", "split_nm", "min_size_nm3", "max_size_nm3", "rules_chosen_on")
 
 Source = str | Path | Volume
+CALLED = {"raw": "grey values", "probabilities": "probabilities", "labels": "an annotation", "objects": "objects"}
+MEANT = {"truth": "labels", "probabilities": "probabilities", "against": "probabilities", "objects": "objects"}
+NOT_MEANT = {
+    "truth": {"raw", "probabilities"},
+    "probabilities": {"raw", "labels", "objects"},
+    "against": {"raw", "labels", "objects"},
+    "objects": {"raw", "probabilities"},
+}
+
 Progress = Callable[[int, int], None]
 
 
@@ -84,6 +93,7 @@ def evaluate_volumes(
     grey = None if raw is None else _open(raw, voxel_size)
     given = {"probabilities": probabilities, "against": against, "objects": objects}
     scored = {name: _open(source, voxel_size) for name, source in given.items() if source is not None}
+    _check_kinds({"truth": wanted, **scored})
     chosen, source = _threshold(scored.get("probabilities"), threshold)
     window = common_window(wanted, scored, region_box(region, wanted.voxel_size, wanted.offset))
     raw_origin = None if grey is None else placement(wanted, grey).start
@@ -149,6 +159,24 @@ def _open(source: Source, voxel_size: Sequence[float] | None, opened: Callable[.
         if voxel_size is None:
             raise
         return opened(source, voxel_size=voxel_size)
+
+
+def _check_kinds(given: Mapping[str, Volume]) -> None:
+    """Refuse what cannot be meant, by the kind that volumes of ours tell in their metadata; others tell none."""
+    for name, volume in given.items():
+        kind = volume.attributes.get("kind")
+        if kind in NOT_MEANT[name]:
+            raise SynbbError(
+                f"{volume.path}, given as --{name}, holds {CALLED[kind]} (its metadata say kind: {kind}); name the "
+                f"volume of {CALLED[MEANT[name]]}"
+            )
+    truth, objects = given["truth"], given.get("objects")
+    kinds = truth.attributes.get("kind"), None if objects is None else objects.attributes.get("kind")
+    if objects is not None and kinds == ("objects", "labels"):
+        raise SynbbError(
+            f"--truth {truth.path} is what synbb segment found, and --objects {objects.path} an annotation: they seem "
+            "to be exchanged"
+        )
 
 
 def _threshold(probabilities: Volume | None, given: float | None) -> tuple[float | None, str]:

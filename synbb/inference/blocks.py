@@ -319,7 +319,8 @@ def check_region(region: Box | None, volume: Box, name: str) -> Box:
     if region.empty or not volume.contains(region):
         sizes = ", ".join(f"{axis} 0:{n}" for axis, n in zip(AXES, volume.stop, strict=True))
         raise SynbbError(
-            f"region {region.named} is empty or outside {name}, whose voxels are {sizes}; choose one inside"
+            f"region {region.named} is empty or outside {name}, whose voxels are {sizes}; choose one inside (in nm: "
+            "with nm at its end)"
         )
     return region
 

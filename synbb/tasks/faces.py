@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from synbb.datasets import find_dataset, load_manifest
+from synbb.datasets import check_fetched, find_dataset, load_manifest
 from synbb.datasets.face_folders import ENDINGS, list_faces, read_pairs
 from synbb.datasets.ordering import natural
 from synbb.errors import SynbbError
@@ -138,8 +138,8 @@ class FacesTask:
         Raises:
             SynbbError: images that do not fit the protocol, named.
         """
-        if self._data.dataset is not None:
-            find_dataset(self._data.dataset, load_manifest())
+        folders = [each.folder for each in self._data.images]
+        check_fetched(self._data.dataset, [each for each in folders if not Path(each).exists()])
         lines = []
         self._train = self._choose("train")
         self._names = self._train.identities

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synbb.datasets import find_dataset, load_manifest
+from synbb.datasets import check_fetched, find_dataset, load_manifest
 from synbb.errors import SynbbError
 from synbb.evaluation.words import THIRDS, WordErrors, errors_by_frequency, frequency_thirds, score_words, sum_by_unit
 from synbb.models.ctc import BLANK
@@ -135,8 +135,8 @@ class SpeechTask:
         Raises:
             SynbbError: utterances that cannot be used, named.
         """
-        if self._data.dataset is not None:
-            find_dataset(self._data.dataset, load_manifest())
+        corpora = [each.corpus for each in self._data.corpora]
+        check_fetched(self._data.dataset, [each for each in corpora if not Path(each).exists()])
         train, validation = self._choose("train"), self._choose("validation")
         self._vocabulary = self._make_vocabulary(train.texts)
         if known is not None and known.get("vocabulary") != self._vocabulary.facts():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synbb.datasets import find_dataset, load_manifest
+from synbb.datasets import check_fetched
 from synbb.errors import SynbbError
 from synbb.evaluation.voxels import ScoreHistogram
 from synbb.inference.block_work import quantise
@@ -28,7 +28,7 @@ from synbb.tasks.positives import MAX_POSITIVES
 from synbb.tasks.sampling import Patch, PatchSampler, fitting_sampler
 from synbb.tasks.synapse_settings import SynapseData, UnetSettings
 from synbb.volumes import Box
-from synbb.volumes.box import triple
+from synbb.volumes.box import AXES, triple
 from synbb.volumes.opening import is_there
 from synbb.volumes.statistics import Normalisation
 
@@ -82,8 +82,8 @@ class SynapseTask:
             SynbbError: anything about the data that does not fit, named.
         """
         self._check_model()
-        if self._data.dataset is not None:
-            find_dataset(self._data.dataset, load_manifest())
+        wanted = [path for each in self._data.volumes if each.split != "test" for path in (each.raw, each.labels)]
+        check_fetched(self._data.dataset, [path for path in wanted if not is_there(path)])
         stored = {
             fact["name"]: Normalisation.from_dict(fact["normalisation"]) for fact in (known or {}).get("volumes", [])
         }
@@ -122,12 +122,16 @@ class SynapseTask:
                 continue
             size = sizes[one.raw]  # open: of two splits of one volume at most one is the test
             view = triple([round(h * w / s) for h, w, s in zip(halo, self._model.voxel_size, size, strict=True)])
-            pairs = product(map(Box.parse, one.regions), map(Box.parse, other.regions))
-            if any(first.grow(view).intersect(second) is not None for first, second in pairs):
+            for first, second in product(map(Box.parse, one.regions), map(Box.parse, other.regions)):
+                if first.grow(view).intersect(second) is None:
+                    continue
+                gap, axis = max((first.gap(second, axis), -axis) for axis in range(3))
                 lines.append(
-                    f"{one.name} ({one.split}) and {other.name} ({other.split}) lie closer to each other than the "
-                    f"network sees ({' x '.join(map(str, view))} voxels z y x): leave a guard between them"
+                    f"{one.name} ({one.split}) and {other.name} ({other.split}) lie {gap} voxels apart along "
+                    f"{AXES[-axis]}, and the network sees {view[-axis]}: next to the border one is scored with grey "
+                    "values of the other in view (no labels); leave a guard as wide as that between them"
                 )
+                break
         return lines
 
     def _open(self, settings: VolumeSettings, normalisation: Normalisation | None) -> AnnotatedVolume:
@@ -367,7 +371,8 @@ class SynapseTask:
             if any(h > limit for h, limit in zip(halo, HALO_LIMIT, strict=True)):
                 raise SynbbError(
                     f"model: a receptive field of {list(halo)} working voxels (z y x) is beyond {list(HALO_LIMIT)}; "
-                    "use fewer levels, or no residual blocks"
+                    "use fewer levels, or no residual blocks; and see that model.voxel_size "
+                    f"{list(self._model.voxel_size)} is nm along z, y, x"
                 )
             self._geometry = (stride, halo)
         return self._geometry

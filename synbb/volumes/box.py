@@ -71,6 +71,10 @@ class Box:
         spans = ", ".join(f"{axis} {a}:{b}" for axis, a, b in zip(AXES, self.start, self.stop, strict=True))
         return f"{spans} (voxels)"
 
+    def gap(self, other: Box, axis: int) -> int:
+        """Voxels between two boxes along an axis; 0 where they touch or overlap there."""
+        return max(0, other.start[axis] - self.stop[axis], self.start[axis] - other.stop[axis])
+
     @property
     def shape(self) -> Triple:
         """Voxels along z, y, x."""

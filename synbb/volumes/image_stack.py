@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import threading
+import warnings
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 TIFF = (".tif", ".tiff")
 PNG = (".png",)
+SHOWN_GAPS = 5
 SECTION_CACHE_BYTES = 2**28
 
 _pillow_limit = threading.Lock()
@@ -189,6 +192,7 @@ def open_folder(path: str) -> StackStorage:
         SynbbError: a section that is no grey image, cannot be read, or differs in shape or type from the first.
     """
     files = section_files(Path(path))
+    _tell_gaps(path, files)
     sections = [_section_of(file) for file in files]
     first = sections[0]
     for section in sections[1:]:
@@ -204,6 +208,27 @@ def open_folder(path: str) -> StackStorage:
             )
     kind = "TIFF" if files[0].suffix.lower() in TIFF else "PNG"
     return StackStorage(path, tuple(sections), plain_dtype(first.dtype, path), f"{kind} sections")
+
+
+def _tell_gaps(path: str, files: list[Path]) -> None:
+    """Warn of numbers that are left out where files are numbered one by one: what comes after lies too high."""
+    numbers = [int(found[-1]) for found in (re.findall(r"\d+", file.stem) for file in files) if found]
+    steps = [after - before for before, after in pairwise(numbers)]
+    if len(numbers) < len(files) or not steps or min(steps) < 1 or steps.count(1) <= len(steps) / 2:
+        return
+    gaps = [
+        f"{step - 1} between {files[place].name} and {files[place + 1].name}"
+        for place, step in enumerate(steps)
+        if step > 1
+    ]
+    if gaps:
+        more = f" and {len(gaps) - SHOWN_GAPS} more places" if len(gaps) > SHOWN_GAPS else ""
+        warnings.warn(
+            f"synbb: {path}: sections are missing by their numbers: {', '.join(gaps[:SHOWN_GAPS])}{more}. They are "
+            "closed up, so what comes after lies higher than it was cut; put an empty (black) image in each place to "
+            "keep z",
+            stacklevel=2,
+        )
 
 
 def _section_of(file: Path) -> Section:

@@ -268,7 +268,9 @@ def clear_target(where: Path, *, overwrite: bool) -> None:
     if where.is_dir() and not any(where.iterdir()):
         return
     if not overwrite:
-        raise SynbbError(f"{where}: exists already; remove it, choose another name, or ask to overwrite it")
+        raise SynbbError(
+            f"{where}: exists already; remove it, choose another name, or ask to overwrite it (--overwrite)"
+        )
     if not is_volume(where):
         raise SynbbError(
             f"{where}: exists and is not a zarr or precomputed volume, so it is not overwritten; remove it yourself"

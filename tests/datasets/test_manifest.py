@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from synbb.datasets import find_dataset, load_manifest, manifest_path
+from synbb.datasets import check_fetched, find_dataset, load_manifest, manifest_path
 from synbb.datasets.manifest import CremiFiles, FolderTree, Phantom, PhantomFaces, PhantomSpeech, SectionStacks
 from synbb.errors import SynbbError
 
@@ -103,3 +103,12 @@ def test_an_installed_manifest_is_found_through_the_distribution(
     (tmp_path / "share").mkdir()
     (tmp_path / "share/data_manifest.yaml").write_text("datasets: {}")
     assert load_manifest() == {}
+
+
+def test_data_that_are_not_fetched_yet() -> None:
+    check_fetched(None, ["data/mine/raw.zarr"])  # no dataset of ours: whoever opens it says what is wrong
+    check_fetched("phantom", [])
+    with pytest.raises(SynbbError, match=r"^data/phantom/raw.zarr is not there; .*`synbb data fetch phantom`"):
+        check_fetched("phantom", ["data/phantom/raw.zarr", "data/phantom/synapses.zarr"])
+    with pytest.raises(SynbbError, match=r"unknown dataset 'fantom'; did you mean 'phantom'"):
+        check_fetched("fantom", [])

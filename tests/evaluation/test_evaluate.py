@@ -284,3 +284,30 @@ def test_the_page_in_a_browser(volumes, objects, tmp_path):
         assert seen["pictures"] == len(list(Path(tmp_path / "r").glob("section_*.png"))) > 0
         assert seen["curve"] > 100
         assert seen["clipped"] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"truth": "raw", "probabilities": "probabilities"},
+            r"--truth, holds grey values .*name the volume of an annot",
+        ),
+        ({"truth": "probabilities", "objects": "objects"}, "given as --truth, holds probabilities"),
+        ({"truth": "labels", "probabilities": "raw"}, "given as --probabilities, holds grey values"),
+        ({"truth": "labels", "probabilities": "labels"}, "given as --probabilities, holds an annotation"),
+        ({"truth": "labels", "probabilities": "objects"}, "given as --probabilities, holds objects"),
+        ({"truth": "labels", "probabilities": "probabilities", "against": "raw"}, "given as --against, holds grey"),
+        ({"truth": "labels", "objects": "probabilities"}, "given as --objects, holds probabilities"),
+        ({"truth": "objects", "objects": "labels"}, "they seem to be exchanged"),
+    ],
+)
+def test_volumes_that_cannot_be_meant_are_refused(given, message, objects, tmp_path, store):
+    raw, truth, probabilities = scene()
+    kinds = {"raw": raw, "labels": truth, "probabilities": probabilities}
+    there = {kind: store(f"kind-{kind}.zarr", values, attributes={"kind": kind}) for kind, values in kinds.items()}
+    there["objects"] = objects
+    chosen = {name: there[kind] for name, kind in given.items()}
+    with pytest.raises(SynbbError, match=message):
+        evaluate_volumes(output=tmp_path / "scores", **chosen)
+    assert not (tmp_path / "scores").exists()

@@ -48,9 +48,7 @@ def test_splits_without_a_guard_are_told(tmp_path: Path) -> None:
     assert not told("0:8,0:100,0:64", "0:8,150:250,0:64", "0:8,300:400,0:64")
     close = told("0:8,0:100,0:64", "0:8,102:250,0:64", "0:8,300:400,0:64")
     assert len(close) == 1
-    assert close[0].startswith(
-        "train (train) and validation (validation) lie closer to each other than the network sees"
-    )
+    assert close[0].startswith("train (train) and validation (validation) lie 2 voxels apart along y, and the network")
 
 
 def test_a_run_of_another_task_is_named_as_such(tmp_path: Path) -> None:

@@ -106,3 +106,9 @@ def test_nm_regions_that_touch_share_no_voxel():
 
 def test_boxes_are_shown_with_axes_and_unit():
     assert Box((0, 512, 0), (20, 768, 704)).named == "z 0:20, y 512:768, x 0:704 (voxels)"
+
+
+def test_the_gap_between_two_boxes():
+    one = Box((0, 10, 5), (4, 20, 6))
+    assert [one.gap(Box((4, 25, 0), (9, 30, 9)), axis) for axis in range(3)] == [0, 5, 0]
+    assert Box((4, 25, 0), (9, 30, 9)).gap(one, 1) == 5

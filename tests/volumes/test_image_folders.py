@@ -188,3 +188,27 @@ def test_real_sections(vnc_folder):
     assert raw.shape[:2] == labels.shape[:2] == (20, 1024)
     band = type(raw.box)((0, 0, 0), (20, 1024, 704))
     assert (labels.crop(band).read(band) > 0).mean() == pytest.approx(0.00567, abs=0.00005)
+
+
+def test_missing_numbers_are_told(tmp_path):
+    names = [f"cell2_z{z:03}.png" for z in range(12) if z not in (4, 7, 8)]
+    folder = sections(tmp_path / "s", names)
+    with pytest.warns(UserWarning, match=r"synbb: .*: 1 between cell2_z003.png and cell2_z005.png, 2 between") as told:
+        assert open_volume(folder, voxel_size=SIZE).shape[0] == 9
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{z}.png" for z in range(4)],
+        [f"{z}.png" for z in range(0, 100, 10)],  # named by nm, say
+        ["a.png", "b.png", "d.png"],
+        ["1.png", "2.png", "x.png", "5.png"],
+        ["1_a.png", "1_b.png", "3_a.png", "3_b.png"],
+        ["only-7.png"],
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_do_not_count_sections_are_left_alone(tmp_path, names):
+    assert open_volume(sections(tmp_path / "s", names), voxel_size=SIZE).shape[0] == len(names)
