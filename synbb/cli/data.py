@@ -22,11 +22,15 @@ def list_datasets() -> None:
 
     from synbb.datasets import load_manifest
 
-    table = Table("name", "what", "voxel size (nm)", "licence", show_lines=True)
-    table.add_column("source", overflow="fold")  # an address that is cut cannot be copied
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")  # an address that is cut cannot be copied
     for name, dataset in load_manifest().items():
-        size = " x ".join(f"{v:g}" for v in dataset.voxel_size) if dataset.voxel_size else "-"
-        table.add_row(name, dataset.title, size, dataset.licence, dataset.source.homepage)
+        size = [" x ".join(f"{v:g}" for v in dataset.voxel_size) + " nm"] if dataset.voxel_size else []
+        table.add_row(name, dataset.title)
+        table.add_row("", "; ".join([*size, f"licence: {dataset.licence}"]))
+        table.add_row("", dataset.source.homepage)
+        table.add_row("", "")
     console.print(table)
 
 

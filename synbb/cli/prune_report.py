@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+WIDE = 110  # columns of a terminal in which a table has room
+OF_NUMBERS = 58  # of which the numbers of a layer take so many where it has not
 LAYER_COLUMNS = ("connections", "density", "on-rate", "spread", "traffic", "units", "dead")
 
 
@@ -17,7 +20,7 @@ def command(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a
 
     folder = RunFolder.open(run)
     values = folder.pruning_report()
-    console.print(_layers(values))
+    console.print(_layers(values, console.width))
     for line in _lines(values, folder.records("refresh")):
         console.print(line, markup=False)
     console.print()
@@ -26,28 +29,29 @@ def command(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a
         console.print(_fits(values))
 
 
-def _table(title: str, first: str, columns: tuple[str, ...]) -> Any:
+def _table(title: str, first: str, columns: tuple[str, ...], *, narrow: bool = False) -> Any:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title_justify="left", title=title)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, int(not narrow)), title_justify="left", title=title)
     table.add_column(first, overflow="fold")
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
-def _layers(values: dict[str, Any]) -> Any:
+def _layers(values: dict[str, Any], console_width: int) -> Any:
     if any(layer["masked"] for layer in values["layers"]):
         state = f"masks {'final' if values['final'] else 'not final'}"
     else:
         state = "no layer is masked; on-rates of held-out data"
-    table = _table(f"{values['method']}, step {values['steps']}, {state}", "layer", LAYER_COLUMNS)
+    narrow = console_width < WIDE
+    table = _table(f"{values['method']}, step {values['steps']}, {state}", "layer", LAYER_COLUMNS, narrow=narrow)
     for layer in values["layers"]:
         table.add_row(
-            layer["name"],
+            _in_lines(layer["name"], console_width - OF_NUMBERS) if narrow else layer["name"],
             f"{layer['connections']:,}",
-            f"{layer['density']:.4f}" if layer["masked"] else "not masked",
+            f"{layer['density']:.4f}" if layer["masked"] else "unmasked",
             _number(layer["on_rate"]),
             _number(layer["on_rate_spread"]),
             _number(layer["traffic"], ",.1f"),
@@ -55,6 +59,16 @@ def _layers(values: dict[str, Any]) -> Any:
             str(layer["dead"]),
         )
     return table
+
+
+def _in_lines(name: str, width: int) -> str:
+    """``name``, broken after its dots where it is longer than ``width``."""
+    lines = [""]
+    for part in re.split(r"(?<=\.)", name):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _lines(values: dict[str, Any], refreshes: list[dict[str, Any]]) -> list[str]:

@@ -377,7 +377,7 @@ def test_prune_report_names_every_layer(cli: Cli, finished: Path) -> None:
     assert [layer["masked"] for layer in layers] == [False, *[True] * (len(layers) - 2), False]
     for layer in layers:
         row = next(line for line in ended.out.splitlines() if layer["name"] in line)
-        assert (f"{layer['density']:.4f}" if layer["masked"] else "not masked") in row
+        assert (f"{layer['density']:.4f}" if layer["masked"] else "unmasked") in row
     held_out = report["held_out"]
     for figure in ("entropy", "correlation", "participation"):
         assert f"{held_out[figure]:.3f}" in ended.out
