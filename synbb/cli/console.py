@@ -26,27 +26,37 @@ class Report(Protocol):
         """Move the bar."""
 
 
-class LeftColumn(ProgressColumn):
-    """The time that is left, once there is a rate to tell it from."""
+def _rate(task: Task) -> float:
+    """Units a second since the first report of this call; 0 while none is done.
 
-    def render(self, task: Task) -> Text:
-        """``about 0:02:10 left``, or nothing."""
-        left = task.time_remaining
-        if not left or task.finished:
-            return Text("")
-        minutes, seconds = divmod(int(left), 60)
-        return Text(f"about {minutes // 60}:{minutes % 60:02}:{seconds:02} left")
+    Rich's own estimate looks at the last half minute: blocks of a minute would have none, and the first two, which come
+    together, one that is much too high.
+    """
+    done = task.completed - task.fields["before"]
+    return done / task.elapsed if done > 0 and task.elapsed else 0.0
 
 
 class RateColumn(ProgressColumn):
     """How much is done in a second, or how long one takes."""
 
     def render(self, task: Task) -> Text:
-        """The rate over the last half minute."""
-        speed = task.finished_speed or task.speed
-        if not speed:
+        """``3.1/s``, or ``12.0 s each``."""
+        rate = _rate(task)
+        if not rate:
             return Text("")
-        return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
+        return Text(f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each")
+
+
+class LeftColumn(ProgressColumn):
+    """The time that is left, once there is a rate to tell it from."""
+
+    def render(self, task: Task) -> Text:
+        """``about 0:02:10 left``, or nothing."""
+        rate = _rate(task)
+        if not rate or task.total is None or task.completed >= task.total:
+            return Text("")
+        minutes, seconds = divmod(round((task.total - task.completed) / rate), 60)
+        return Text(f"about {minutes // 60}:{minutes % 60:02}:{seconds:02} left")
 
 
 PIPE_WIDTH = 120
@@ -77,11 +87,13 @@ def progress(label: str, unit: str = "") -> Iterator[Report]:
         console=console,
         disable=not console.is_terminal,
     ) as bar:
-        task = bar.add_task(label, total=None, count="", note="")
+        task = bar.add_task(label, total=None, count="", note="", before=0)
 
         def report(done: int, total: int, note: str = "") -> None:
             if bar.tasks[task].total is None:
-                bar.reset(task, total=total, completed=done)  # what an earlier call did is no part of the rate
+                bar.reset(
+                    task, total=total, completed=done, before=done
+                )  # what an earlier call did is no part of the rate
             bar.update(task, completed=done, total=total, count=f"{done:,}/{total:,} {unit}", note=note)
 
         yield report
