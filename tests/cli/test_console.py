@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.progress import Progress
 
-from synbb.cli.console import LeftColumn, RateColumn
+from synbb.cli.console import LeftColumn, RateColumn, progress
 from synbb.cli.predict import _told_when_interrupted
 from synbb.cli.prune_report import _in_lines
 
@@ -44,3 +45,15 @@ def test_ctrl_c_in_predict_says_that_nothing_is_lost(capsys: pytest.CaptureFixtu
     with pytest.raises(KeyboardInterrupt), _told_when_interrupted():
         raise KeyboardInterrupt
     assert "finished blocks are kept, and the same command goes on" in capsys.readouterr().err
+
+
+def test_a_bar_that_goes_on_where_an_earlier_call_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr("synbb.cli.console.console", Console(file=stream, force_terminal=True, width=120))
+    with progress("predicting", "blocks") as report:
+        report(40, 60)
+        report(41, 60, "one worker")
+    last = stream.getvalue().splitlines()[-1]
+    assert "41/60 blocks" in last
+    assert "one worker" in last
+    assert re.search(r"[1-9]\d*\.\d/s", last), "one block in next to no time"
