@@ -91,9 +91,8 @@ def progress(label: str, unit: str = "") -> Iterator[Report]:
 
         def report(done: int, total: int, note: str = "") -> None:
             if bar.tasks[task].total is None:
-                bar.reset(
-                    task, total=total, completed=done, before=done
-                )  # what an earlier call did is no part of the rate
+                bar.reset(task, total=total, completed=done)
+                bar.update(task, before=done)  # what an earlier call did is no part of the rate
             bar.update(task, completed=done, total=total, count=f"{done:,}/{total:,} {unit}", note=note)
 
         yield report
