@@ -53,7 +53,7 @@ def test_a_bar_that_goes_on_where_an_earlier_call_stopped(monkeypatch: pytest.Mo
     with progress("predicting", "blocks") as report:
         report(40, 60)
         report(41, 60, "one worker")
-    last = stream.getvalue().splitlines()[-1]
+    last = re.split(r"[\r\n]", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).rstrip())[-1]
     assert "41/60 blocks" in last
     assert "one worker" in last
     assert re.search(r"[1-9]\d*\.\d/s", last), "one block in next to no time"
