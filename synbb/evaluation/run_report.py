@@ -85,7 +85,7 @@ def run_page(result: Mapping[str, Any], cases: Cases | None = None) -> str:
         ("Run", f"{result['run']} ({result['run_id']}), weights {result['weights']} of step {result['step']}"),
         ("Density", f"{result['density']:.4f} of the masked layers"),
         ("Model (sha256)", result["model_sha256"]),
-        ("Decision", ", ".join(f"{key} {_text(value)}" for key, value in result["decision"].items()) or "none"),
+        ("Decision", "; ".join(_decided(result["decision"])) or "none"),
         *((key.capitalize(), value) for key, value in result["about"].items()),
     ]
     described = "".join(f"<dt>{escape(a)}</dt><dd>{escape(str(b))}</dd>" for a, b in facts)
@@ -141,5 +141,19 @@ def _range(figure: Mapping[str, Any]) -> str:
     return f"{number(figure['low'])} to {number(figure['high'])} ({units})"
 
 
+def _decided(values: Mapping[str, Any]) -> list[str]:
+    """What was chosen on the validation split, a group of settings (the rules of objects) in one piece."""
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            inner = ", ".join(f"{key} {_text(each)}" for key, each in value.items() if each is not None)
+            lines.append(f"{name}: {inner}")
+        else:
+            lines.append(f"{name} {_text(value)}")
+    return lines
+
+
 def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"

@@ -292,10 +292,8 @@ class BlockPlan:
             how = f"halo {_text(self.halo)}"
         else:
             how = f"blended windows of {_text(self.windows.shape)} voxels in steps of {_text(self.windows.step)}"
-        return (
-            f"{len(self)} blocks of {_text(self.write_block)} voxels, {how}, stride {_text(self.stride)}, "
-            f"work factor {self.work_factor:.2f}"
-        )
+        blocks = f"{len(self)} block{'s' * (len(self) != 1)} of {_text(self.write_block)} voxels"
+        return f"{blocks}, {how}, stride {_text(self.stride)}, work factor {self.work_factor:.2f}"
 
 
 def fingerprint(fields: Mapping[str, Any]) -> str:

@@ -71,7 +71,7 @@ def predict_files(
         say(f"left out ({len(table.skipped)}): {'; '.join(table.skipped[:SHOWN])}{more}")
     for note in table.notes:
         say(note)
-    say(f"{len(table.rows)} files in {output}")
+    say(f"{len(table.rows)} file{'s' * (len(table.rows) != 1)} in {output}")
     facts = trained.run.data_facts()
     for key in ("licence", "citation"):
         if facts.get(key):

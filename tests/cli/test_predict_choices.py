@@ -57,7 +57,7 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(call: Call, tmp_path: P
     assert status == 0
     assert "voxels of 40 x 8 x 8 nm, worked at 40 x 8 x 8 nm (level 0, as stored)" in said
     assert "normalisation " in said
-    assert "1 blocks of 8 x 64 x 64 voxels, halo " in said
+    assert "1 block of 8 x 64 x 64 voxels, halo " in said
     assert "1 files of 8 x 64 x 64 voxels, at most 131 kB (float32)" in said
     assert "Mvox/s written (1 blocks: network" in said
     assert "mean over mirror images along y, x" in said
