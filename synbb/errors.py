@@ -48,3 +48,21 @@ def disk_errors(path: str | Path, remedy: str = START_AGAIN) -> Iterator[None]:
         if error.errno in NOT_ALLOWED:
             raise SynbbError(f"{path}: cannot be written here ({error}); choose another place") from error
         raise
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` and those above it, where they are not there.
+
+    Raises:
+        SynbbError: that is not possible there.
+        RunEnded: the disk is full.
+    """
+    with disk_errors(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise
+            raise SynbbError(
+                f"{folder}: this folder cannot be made ({error.strerror}); choose another place"
+            ) from error

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from synbb.errors import RunEnded, SynbbError, disk_errors
+from synbb.errors import RunEnded, SynbbError, disk_errors, make_folder
 from synbb.inference.blocks import fingerprint
 from synbb.volumes.box import Box
 
@@ -117,7 +117,7 @@ class _Lines:
         self._writing, self._syncing = threading.Lock(), threading.Lock()
         self._written, self._synced = 0, 0  # lines
         with disk_errors(path, KEPT):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             self.file: BinaryIO = path.open("a+b", buffering=0)
 
     def append(self, line: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from synbb.errors import SynbbError
+from synbb.errors import SynbbError, make_folder
 from synbb.evaluation.report import csv_text
 from synbb.prediction.trained import Trained, device_named
 from synbb.tasks.base import PredictsFiles
@@ -60,8 +60,8 @@ def predict_files(
     task = trained.file_predictor("files are predicted by runs on speech or faces")
     place = device_named(device)
     net = trained.load(task.build_model()).to(place)
+    make_folder(output.parent)  # before the work: that it cannot be made must not show after it
     table = task.predict_files(net, source, place)
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, csv_text(table.columns, table.rows).encode())
     left_out = output.with_suffix(".left-out.csv")
     left_out.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from synbb.datasets.face_folders import list_faces
-from synbb.errors import SynbbError
+from synbb.errors import SynbbError, make_folder
 from synbb.evaluation.report import csv_text
 from synbb.evaluation.verification import mean_by_identity, rank
 from synbb.prediction.trained import Trained, device_named
@@ -51,11 +51,11 @@ def enroll(
         raise SynbbError(f"gallery {gallery} is there already: pass --add to enroll into it, or choose another name")
     trained, task, net, place = _opened(run_path, which, device)
     faces = list_faces(folder)
+    make_folder(gallery.parent)  # before the work: that it cannot be made must not show after it
     vectors = task.embeddings(net, [face.path for face in faces], place)
     means, names = mean_by_identity(vectors, [face.identity for face in faces])
     made = Gallery(tuple(names), means, trained.about["sha256"])
     whole = Gallery.read(gallery).joined(made) if gallery.exists() else made
-    gallery.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(gallery, whole.to_bytes())
     say(f"{len(names)} identities enrolled from {len(faces)} images; {len(whole.names)} in {gallery}")
     return whole
@@ -97,6 +97,7 @@ def identify(
     if limit is None:
         raise SynbbError(f"{run_path} chose no threshold (it has no validation split): pass --threshold")
     paths = files_of(source)
+    make_folder(output.parent)
     vectors = task.embeddings(net, paths, place)
     found = rank(known.embeddings, known.names, vectors, [""] * len(paths))
     named = found.similarity >= float(limit)
@@ -104,7 +105,6 @@ def identify(
         [path, known.names[entry] if sure else "", known.names[entry], f"{cosine:.4f}"]
         for path, entry, cosine, sure in zip(paths, found.best, found.similarity, named, strict=True)
     ]
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, csv_text(["image", "identity", "nearest", "cosine"], rows).encode())
     say(f"{int(np.count_nonzero(named))} of {len(paths)} images named at cosine {float(limit):.3f}; {output}")
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from synbb import __version__
-from synbb.errors import SynbbError, disk_errors
+from synbb.errors import SynbbError, disk_errors, make_folder
 from synbb.pruning.degrees import balance_table
 from synbb.pruning.masks import masks_as_bytes
 from synbb.training.checkpoint import (
@@ -67,7 +67,7 @@ class RunFolder:
         cls.check_free(path)
         where = Path(path)
         with disk_errors(where):
-            where.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(where.parent)
             beside = where.with_name(f".{where.name}.{os.getpid()}.tmp")
             beside.mkdir()
         try:

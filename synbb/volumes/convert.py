@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from synbb.errors import SynbbError, disk_errors
+from synbb.errors import SynbbError, disk_errors, make_folder
 from synbb.volumes.box import Box, Nanometres, Triple, triple
 from synbb.volumes.image_stack import StackStorage
 from synbb.volumes.ome import VERSION
@@ -159,7 +159,7 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
 def _beside(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """A place to write ``target`` in: renamed to it on success, removed on any failure."""
     with disk_errors(str(target)):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
         try:
             part = scratch / target.name

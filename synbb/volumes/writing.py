@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from synbb.errors import START_AGAIN, RunEnded, SynbbError, disk_errors
+from synbb.errors import START_AGAIN, RunEnded, SynbbError, disk_errors, make_folder
 from synbb.volumes.box import Box, Triple, triple
 from synbb.volumes.ome import VERSION, ZARR_FORMATS, OmeLevel, image_metadata
 from synbb.volumes.opening import open_volume
@@ -191,7 +191,7 @@ def create_volume(
     clear_target(where, overwrite=overwrite)
     level = OmeLevel("0", size, (z, y, x))
     with disk_errors(str(path)):
-        where.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(where.parent)
         metadata = {**image_metadata(name or where.stem, [level], ome_version), "synbb": dict(attributes or {})}
         version = ZARR_FORMATS[ome_version]
         group = zarr.open_group(str(where), mode="w", zarr_format=version, attributes=metadata)
