@@ -19,7 +19,7 @@ def test_folders_are_made_with_those_above_them(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (Path("/proc/nowhere"), tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("long" * 100)):
-        with pytest.raises(SynbbError, match="this folder cannot be made .*; choose another place") as caught:
+        with pytest.raises(SynbbError, match=r"this folder cannot be made .*; choose another place") as caught:
             make_folder(folder)
         assert str(folder) in str(caught.value)
         assert caught.value.exit_status == 2
@@ -30,7 +30,7 @@ def test_a_full_disk_ends_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "mkdir", full)
-    with pytest.raises(RunEnded, match="the disk .* is full"):
+    with pytest.raises(RunEnded, match=r"the disk .* is full"):
         make_folder(tmp_path / "a")
 
 
