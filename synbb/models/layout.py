@@ -29,8 +29,8 @@ def _breaks(module: nn.Module) -> bool:
     """Whether oneDNN would write beyond its buffers where this convolution is trained with channels last.
 
     It does (PyTorch 2.13) on processors with AVX2 and no AVX512, for kernels of one voxel with a stride over 2 to 6
-    channels, in two dimensions: the process dies, at once or later. Over 8 channels and more, and for larger kernels, it
-    does not.
+    channels, in two dimensions: the process dies, at once or later. Over 8 channels and more, and for larger kernels,
+    it does not.
     """
     return (
         isinstance(module, nn.Conv2d | nn.Conv3d)
