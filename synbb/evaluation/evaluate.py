@@ -36,10 +36,10 @@ Source = str | Path | Volume
 CALLED = {"raw": "grey values", "probabilities": "probabilities", "labels": "an annotation", "objects": "objects"}
 MEANT = {"truth": "labels", "probabilities": "probabilities", "against": "probabilities", "objects": "objects"}
 NOT_MEANT = {
-    "truth": {"raw", "probabilities"},
-    "probabilities": {"raw", "labels", "objects"},
-    "against": {"raw", "labels", "objects"},
-    "objects": {"raw", "probabilities"},
+    "truth": ("raw", "probabilities"),
+    "probabilities": ("raw", "labels", "objects"),
+    "against": ("raw", "labels", "objects"),
+    "objects": ("raw", "probabilities"),
 }
 
 Progress = Callable[[int, int], None]
