@@ -229,7 +229,7 @@ def test_commands(tmp_path: Path) -> None:
     assert verify_phantom_speech(speech, spec) == 2
     for arguments, word in (
         (["phantom", str(folder)], "exists"),
-        (["phantom-speech", str(speech)], "is there already"),
+        (["phantom-speech", str(speech)], "exists already"),
         (["phantom-speech", str(tmp_path / "t"), "--words", "3"], "--words '3' must be the fewest and the most words"),
         (["phantom-speech", str(tmp_path / "t"), "--vocabulary", "0"], "vocabulary = 0"),
         (["phantom", str(tmp_path / "q"), "--shape", "2,48"], "--shape"),
