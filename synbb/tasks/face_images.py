@@ -40,6 +40,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[Annotated[int, Field(ge=0)], PositiveInt]
 
 Split = Literal["train", "validation", "test"]
+NOTHING = 1e-9  # of 1: the rounding of a flat image, which would be scaled up to contrast
 Evening = Literal["none", "clahe", "tan_triggs"]
 
 GAMMA, INNER, OUTER, ALPHA, TAU = 0.2, 1.0, 2.0, 0.1, 10.0  # of Tan and Triggs
@@ -192,6 +193,8 @@ def evened(grey: Grey, how: Evening) -> Grey:
         return np.asarray(np.rint(255 * equalize_adapthist(grey)), np.uint8)
     curved = (grey / 255.0) ** GAMMA
     band = gaussian_filter(curved, INNER) - gaussian_filter(curved, OUTER)
+    if np.abs(band).max() < NOTHING:
+        return np.full(grey.shape, 128, np.uint8)
     band = band / max(float(np.mean(np.abs(band) ** ALPHA)) ** (1 / ALPHA), 1e-9)
     band = band / max(float(np.mean(np.minimum(TAU, np.abs(band)) ** ALPHA)) ** (1 / ALPHA), 1e-9)
     return np.asarray(np.rint(127.5 + 127.5 * np.tanh(band / TAU)), np.uint8)
