@@ -40,10 +40,10 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[Annotated[int, Field(ge=0)], PositiveInt]
 
 Split = Literal["train", "validation", "test"]
-NOTHING = 1e-9  # of 1: the rounding of a flat image, which would be scaled up to contrast
 Evening = Literal["none", "clahe", "tan_triggs"]
 
 GAMMA, INNER, OUTER, ALPHA, TAU = 0.2, 1.0, 2.0, 0.1, 10.0  # of Tan and Triggs
+NOTHING = 1e-9  # of 1: the rounding of a flat image, which would be scaled up to contrast
 
 
 class FaceFolder(Settings):
