@@ -163,19 +163,17 @@ def _open(source: Source, voxel_size: Sequence[float] | None, opened: Callable[.
 
 def _check_kinds(given: Mapping[str, Volume]) -> None:
     """Refuse what cannot be meant, by the kind that volumes of ours tell in their metadata; others tell none."""
-    for name, volume in given.items():
-        kind = volume.attributes.get("kind")
+    kinds = {name: volume.attributes.get("kind") for name, volume in given.items()}
+    for name, kind in kinds.items():
         if kind in NOT_MEANT[name]:
             raise SynbbError(
-                f"{volume.path}, given as --{name}, holds {CALLED[kind]} (its metadata say kind: {kind}); name the "
-                f"volume of {CALLED[MEANT[name]]}"
+                f"{given[name].path}, given as --{name}, holds {CALLED[kind]} (its metadata say kind: {kind}); name "
+                f"the volume of {CALLED[MEANT[name]]}"
             )
-    truth, objects = given["truth"], given.get("objects")
-    kinds = truth.attributes.get("kind"), None if objects is None else objects.attributes.get("kind")
-    if objects is not None and kinds == ("objects", "labels"):
+    if kinds["truth"] == "objects" and kinds.get("objects") == "labels":
         raise SynbbError(
-            f"--truth {truth.path} is what synbb segment found, and --objects {objects.path} an annotation: they seem "
-            "to be exchanged"
+            f"--truth {given['truth'].path} is what synbb segment found, and --objects {given['objects'].path} an "
+            "annotation: they seem to be exchanged"
         )
 
 

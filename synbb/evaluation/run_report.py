@@ -146,14 +146,15 @@ def _decided(values: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, value in values.items():
         if isinstance(value, dict):
-            inner = ", ".join(f"{key} {_text(each)}" for key, each in value.items() if each is not None)
+            inner = ", ".join(f"{key} {plain_text(each)}" for key, each in value.items() if each is not None)
             lines.append(f"{name}: {inner}")
         else:
-            lines.append(f"{name} {_text(value)}")
+            lines.append(f"{name} {plain_text(value)}")
     return lines
 
 
-def _text(value: Any) -> str:
+def plain_text(value: Any) -> str:
+    """A setting for people: four digits of a fraction, whole numbers of what is large."""
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from synbb.errors import SynbbError
+from synbb.evaluation.run_report import plain_text
 from synbb.inference.blocks import Windows, check_region
 from synbb.inference.drivers import Driver
 from synbb.inference.no_data import Tissue
@@ -128,7 +129,7 @@ def predict(
     )
     chosen = weights.get("decision", {}).get("objects")
     if chosen is not None:
-        rules = ", ".join(f"{name} {_told(chosen[name])}" for name in CHOSEN if chosen[name] is not None)
+        rules = ", ".join(f"{name} {plain_text(chosen[name])}" for name in CHOSEN if chosen[name] is not None)
         told = f"F1 of objects {chosen['object_f1']:.3f} there, {chosen['plain_object_f1']:.3f} by the plain ones"
         say(f"rules of objects chosen with it: {rules} ({told})")
     lowest = threshold if chosen is None else chosen["low"]
@@ -280,7 +281,3 @@ def _ranges(numbers: list[int]) -> str:
     starts = [n for n in numbers if n - 1 not in set(numbers)]
     stops = [n for n in numbers if n + 1 not in set(numbers)]
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, stops, strict=True))
-
-
-def _told(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1e4 else f"{value:.4g}"
