@@ -21,17 +21,16 @@ from monai.transforms import (
 )
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.ndimage import gaussian_filter
-from skimage.exposure import equalize_adapthist
 from torch import Tensor
 
 from synbb.datasets.face_folders import FaceImage, Grey, list_faces, read_grey, select
 from synbb.errors import SynbbError
 from synbb.schema import Settings
+from synbb.tasks.face_light import Evening, evened, shadowed
 from synbb.tasks.splits import counted, left_out
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 set_track_meta(False)  # as for volumes: images carry no affine
 
@@ -40,10 +39,6 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[Annotated[int, Field(ge=0)], PositiveInt]
 
 Split = Literal["train", "validation", "test"]
-Evening = Literal["none", "clahe", "tan_triggs"]
-
-GAMMA, INNER, OUTER, ALPHA, TAU = 0.2, 1.0, 2.0, 0.1, 10.0  # of Tan and Triggs
-NOTHING = 1e-9  # of 1: the rounding of a flat image, which would be scaled up to contrast
 
 
 class FaceFolder(Settings):
@@ -80,6 +75,7 @@ class FaceAugmentation(Settings):
         light: a smooth field over the image, as uneven light gives.
         noise: grain.
         cover: a rectangle of up to a quarter of each side is hidden.
+        shadow: a shadow over one side, as light from there casts, in the image as stored: before its light is evened.
     """
 
     flip: Probability = 0.5
@@ -91,6 +87,7 @@ class FaceAugmentation(Settings):
     light: Probability = 0.3
     noise: Probability = 0.2
     cover: Probability = 0.2
+    shadow: Probability = 0.0
 
 
 def face_augmentation(settings: FaceAugmentation, size: tuple[int, int]) -> Compose:
@@ -155,49 +152,43 @@ class FaceReader:
 
     def __init__(self, size: tuple[int, int], *, evening: Evening = "none", cache_bytes: int) -> None:
         self.size, self._evening, self._room = size, evening, cache_bytes
-        self._kept: dict[Path, Grey] = {}
+        self._kept: dict[tuple[str, Path], Grey] = {}
         self._lock = threading.Lock()
 
     def grey(self, path: Path) -> Grey:
-        """8-bit grey values (y, x).
+        """8-bit grey values (y, x), their light evened.
 
         Raises:
             SynbbError: the file does not decode.
         """
-        kept = self._kept.get(path)
+        if self._evening == "none":
+            return self._stored(path)
+        return self._held(("evened", path), lambda: evened(read_grey(path, self.size), self._evening))
+
+    def image(self, path: Path, shadow: int | None = None) -> Tensor:
+        """(1, y, x) of 0 to 1.
+
+        Args:
+            path: of the file.
+            shadow: seed of a shadow that falls over the image as stored, before its light is evened.
+        """
+        grey = self.grey(path) if shadow is None else evened(shadowed(self._stored(path), shadow), self._evening)
+        return torch.from_numpy(grey.astype(np.float32) / 255)[None]
+
+    def _stored(self, path: Path) -> Grey:
+        return self._held(("stored", path), lambda: read_grey(path, self.size))
+
+    def _held(self, key: tuple[str, Path], make: Callable[[], Grey]) -> Grey:
+        """What ``make`` gives, kept while there is room."""
+        kept = self._kept.get(key)
         if kept is not None:
             return kept
-        values = read_grey(path, self.size)
-        values = evened(values, self._evening)
+        values = make()
         with self._lock:
-            if path not in self._kept and values.nbytes <= self._room:
+            if key not in self._kept and values.nbytes <= self._room:
                 self._room -= values.nbytes
-                self._kept[path] = values
+                self._kept[key] = values
         return values
-
-    def image(self, path: Path) -> Tensor:
-        """(1, y, x) of 0 to 1."""
-        return torch.from_numpy(self.grey(path).astype(np.float32) / 255)[None]
-
-
-def evened(grey: Grey, how: Evening) -> Grey:
-    """Grey values (y, x), uint8, with less of what uneven light does to them.
-
-    ``clahe`` is adaptive histogram equalisation (Zuiderveld 1994). ``tan_triggs`` is the chain of Tan and Triggs (IEEE
-    Trans. Image Process. 19, 2010) with their constants: gamma 0.2, difference of Gaussians of 1 and 2 pixels, contrast
-    brought to one scale and its tails compressed; grey 128 then is no contrast.
-    """
-    if how == "none":
-        return grey
-    if how == "clahe":
-        return np.asarray(np.rint(255 * equalize_adapthist(grey)), np.uint8)
-    curved = (grey / 255.0) ** GAMMA
-    band = gaussian_filter(curved, INNER) - gaussian_filter(curved, OUTER)
-    if np.abs(band).max() < NOTHING:
-        return np.full(grey.shape, 128, np.uint8)
-    band = band / max(float(np.mean(np.abs(band) ** ALPHA)) ** (1 / ALPHA), 1e-9)
-    band = band / max(float(np.mean(np.minimum(TAU, np.abs(band)) ** ALPHA)) ** (1 / ALPHA), 1e-9)
-    return np.asarray(np.rint(127.5 + 127.5 * np.tanh(band / TAU)), np.uint8)
 
 
 def standardised(image: Tensor) -> Tensor:

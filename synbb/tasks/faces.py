@@ -28,7 +28,6 @@ from synbb.schema import Settings
 from synbb.tasks.base import Batch, HeldOut, Table, Validation
 from synbb.tasks.face_images import (
     Chosen,
-    Evening,
     FaceAugmentation,
     FaceFolder,
     FaceReader,
@@ -39,6 +38,7 @@ from synbb.tasks.face_images import (
     standardised,
     told,
 )
+from synbb.tasks.face_light import Evening
 from synbb.tasks.face_scores import FaceScores, score_gallery, score_pairs
 from synbb.tasks.splits import check_files_apart, evenly
 
@@ -187,11 +187,16 @@ class FacesTask:
         """Images (batch, 1, y, x) and identities (batch,) of a step on a rank: epochs of shuffled images."""
         items = [self._drawn(step * self._batch_size + item) for item in range(rank, self._batch_size, world_size)]
         images = [
-            standardised(changed(self._own_chain(), self._reader.image(self._train.faces[place].path), seed))
+            standardised(changed(self._own_chain(), self._lit(self._train.faces[place].path, seed), seed))
             for place, seed in items
         ]
         owners = self._owners()
         return Batch(torch.stack(images), torch.tensor([int(owners[place]) for place, _ in items]))
+
+    def _lit(self, path: Path, seed: int) -> Tensor:
+        """A training image, in some cases with a shadow over it."""
+        falls = np.random.default_rng([seed, 1]).random() < self._data.augment.shadow
+        return self._reader.image(path, seed if falls else None)
 
     def _drawn(self, position: int) -> tuple[int, int]:
         """Image and augmentation seed at a position of the endless sequence of shuffled epochs."""
