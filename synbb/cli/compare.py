@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from synbb.places import config_at
+
 
 def command(
     config: Annotated[Path, typer.Argument(help="Settings of the study, YAML; see configs/compare/.")],
@@ -27,6 +29,7 @@ def command(
 
     Each finished run is a row; rows that exist are skipped, so that the same call continues a study that was stopped.
     """
+    config_at(config)
     from synbb.cli.console import console
     from synbb.experiments import compare
 

@@ -7,6 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from synbb.errors import SynbbError
+from synbb.places import run_at
+
 
 def command(
     output: Annotated[str, typer.Option(metavar="DIR", help="Folder for scores.json and report.html.")],
@@ -42,14 +45,15 @@ def command(
     device: Annotated[str, typer.Option(help="With RUN: auto, cpu, cuda, cuda:1 ...")] = "auto",
 ) -> None:
     """Score probabilities and objects against the truth (voxels, objects, pictures), or a RUN on a split of its own."""
+    if (run is None) == (truth is None):
+        raise SynbbError("give either a RUN, or --truth T with --probabilities P or --objects O")
+    if run is not None:
+        run_at(run)
     from synbb.cli.console import console, progress
-    from synbb.errors import SynbbError
     from synbb.evaluation.evaluate import evaluate_volumes
     from synbb.volumes.box import parse_region
     from synbb.volumes.storage import parse_voxel_size
 
-    if (run is None) == (truth is None):
-        raise SynbbError("give either a RUN, or --truth T with --probabilities P or --objects O")
     if run is not None:
         from synbb.prediction.scores import evaluate_run
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from synbb.places import run_at
+
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run on faces.")]
 Weights = Annotated[str, typer.Option(help="last, or best on the validation split.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
@@ -21,6 +23,7 @@ def enroll(
     device: Device = "auto",
 ) -> None:
     """Put people into a gallery: the mean embedding of each."""
+    run_at(run)
     from synbb.cli.console import console
     from synbb.prediction.identify import enroll
 
@@ -39,6 +42,7 @@ def identify(
     device: Device = "auto",
 ) -> None:
     """Name the people on images by a gallery."""
+    run_at(run)
     from synbb.cli.console import console
     from synbb.prediction.identify import identify
 

@@ -120,6 +120,7 @@ def command(
     """
     from synbb.cli.values import given_on_command_line, three_integers
     from synbb.errors import SynbbError
+    from synbb.places import run_at
 
     # What is wrong with the command itself is said before what takes seconds to import.
     if dry_run:
@@ -140,6 +141,7 @@ def command(
         raise SynbbError("--cluster and --worker are two ways of the same; choose one")
     block_shape = None if block is None else three_integers(block, "--block")
     window_shape = None if window is None else three_integers(window, "--window")
+    run_at(run)
 
     from synbb.volumes.box import parse_region
     from synbb.volumes.storage import parse_voxel_size

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from synbb.places import run_at
+
 WIDE = 110  # columns of a terminal in which a table has room
 OF_NUMBERS = 58  # of which the numbers of a layer take so many where it has not
 LAYER_COLUMNS = ("connections", "density", "on-rate", "spread", "traffic", "units", "dead")
@@ -15,6 +17,7 @@ LAYER_COLUMNS = ("connections", "density", "on-rate", "spread", "traffic", "unit
 
 def command(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]) -> None:
     """Show what pruning did, layer by layer, and how the network codes held-out data; dense runs too."""
+    run_at(run)
     from synbb.cli.console import console
     from synbb.training.run import RunFolder
 

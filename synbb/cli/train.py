@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from synbb.places import config_at
+
 
 def command(
     config: Annotated[Path, typer.Argument(help="Settings of the run, YAML; see configs/.")],
@@ -22,6 +24,7 @@ def command(
 
     SIGTERM, SIGUSR1 and Ctrl-C finish the step, write a checkpoint and exit with status 75; continue with --resume.
     """
+    config_at(config)
     from synbb.cli.console import console, progress
     from synbb.training import start
 

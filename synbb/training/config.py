@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, create_model
 
 from synbb.errors import SynbbError
+from synbb.places import config_at
 from synbb.schema import Settings, validated
 from synbb.tasks.registry import find_task
 from synbb.training.pruning import PruningSettings
@@ -133,9 +134,7 @@ def read_mapping(
     Raises:
         SynbbError: the file is missing or no YAML mapping, or an override is malformed.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise SynbbError(f"config {path}: no such file; see configs/ for examples")
+    file = config_at(path)
     try:
         values = _unshared(yaml.safe_load(file.read_text()))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -25,6 +25,7 @@ import yaml
 
 from synbb import __version__
 from synbb.errors import SynbbError, disk_errors, make_folder
+from synbb.places import RUN_CONFIG, run_at
 from synbb.pruning.degrees import balance_table
 from synbb.pruning.masks import masks_as_bytes
 from synbb.training.checkpoint import (
@@ -103,15 +104,12 @@ class RunFolder:
         Raises:
             SynbbError: there is none at ``path``.
         """
-        run = cls(path)
-        if not run.config_file.is_file():
-            raise SynbbError(f"{path} is no run folder: it has no config.yaml (synbb train makes one)")
-        return run
+        return cls(run_at(path))
 
     @property
     def config_file(self) -> Path:
         """Settings of the run."""
-        return self.path / "config.yaml"
+        return self.path / RUN_CONFIG
 
     @property
     def checkpoint_file(self) -> Path:
