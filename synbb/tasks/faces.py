@@ -8,6 +8,7 @@ should be named by nobody. *verification*: people never seen in training; are tw
 from __future__ import annotations
 
 import copy
+import math
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -43,7 +44,7 @@ from synbb.tasks.face_scores import FaceScores, score_gallery, score_pairs
 from synbb.tasks.splits import check_files_apart, evenly
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 Floats = NDArray[np.float64]
 EMBEDDED_AT_ONCE = 64
@@ -267,13 +268,14 @@ class FacesTask:
         """Scores of the protocol on the validation images; the threshold of equal errors there."""
         if not self._validation.faces:
             return None
-        found = self._scored(model, device, self._validation, None)
+        found = self._scored(lambda paths: self.embeddings(model, paths, device), self._validation, None)
         return Validation(found.figures, self._main, {"threshold": found.threshold})
 
     def score(self, model: nn.Module, device: Any, decision: dict[str, Any]) -> HeldOut | None:
         """Scores of the protocol on the test images, opened here, and what was counted by probe or identity.
 
-        Where there is a gallery, the case of each image too; with ``open_set``, nobody is named below the threshold.
+        Where there is a gallery, the case of each image too; with ``open_set``, nobody is named below the threshold. A
+        note says what the images give without a network: one that gives less is of no use for them.
         """
         chosen = self._choose("test")
         if not chosen.faces:
@@ -282,7 +284,7 @@ class FacesTask:
         pairs = None
         if self._data.pairs is not None:
             pairs = np.array(read_pairs(self._data.pairs, chosen.faces), np.int64)
-        found = self._scored(model, device, chosen, pairs)
+        found = self._scored(lambda paths: self.embeddings(model, paths, device), chosen, pairs)
         threshold = decision.get("threshold")
         at_threshold = {} if threshold is None else found.figures_at(float(threshold))
         scores = {
@@ -292,18 +294,34 @@ class FacesTask:
             "identities": len(chosen.identities),
         }
         cases = found.cases(threshold if self._data.protocol == "open_set" else None)
-        return HeldOut(scores, self._main, found.resampled(), cases=cases)
+        return HeldOut(scores, self._main, found.resampled(), self._without_network(chosen, pairs), cases)
 
     @property
     def _main(self) -> str:
         return "roc_auc" if self._data.protocol == "verification" else "rank_1"
 
-    def _scored(self, model: nn.Module, device: Any, chosen: Chosen, pairs: NDArray[np.int64] | None) -> FaceScores:
-        probes = self.embeddings(model, [face.path for face in chosen.faces], device)
+    def _without_network(self, chosen: Chosen, pairs: NDArray[np.int64] | None) -> tuple[str, ...]:
+        """The main figure with the images themselves as embeddings, where these fit into memory, in words."""
+        images = len(chosen.faces) + len(self._train.faces)
+        if images * math.prod(self._data.size) * np.dtype(np.float64).itemsize > self._data.cache_mib * 2**20:
+            return ()
+        value = self._scored(self._images_themselves, chosen, pairs).figures[self._main]
+        name = self._main.replace("_", "-")
+        return (f"without a network, correlating the images as it sees them: {name} {value:.3f}",)
+
+    def _images_themselves(self, paths: Sequence[Path]) -> Floats:
+        """Images as unit vectors (images, pixels): their products are correlations."""
+        vectors = self._inputs(paths).flatten(1).double().numpy()
+        return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
+
+    def _scored(
+        self, embed: Callable[[Sequence[Path]], Floats], chosen: Chosen, pairs: NDArray[np.int64] | None
+    ) -> FaceScores:
+        probes = embed([face.path for face in chosen.faces])
         if self._data.protocol == "verification":
             return score_pairs(probes, chosen, pairs)
         faces = self._train.faces
-        trained = self.embeddings(model, [face.path for face in faces], device)
+        trained = embed([face.path for face in faces])
         gallery, people = mean_by_identity(trained, [face.identity for face in faces])
         return score_gallery(probes, chosen, gallery, people, strangers=self._data.protocol == "open_set")
 

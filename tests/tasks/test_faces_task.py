@@ -146,6 +146,24 @@ def test_identification_counts_probes(folder: Path) -> None:
     assert perfect["accepted_at_0.01"] == 1.0
 
 
+def test_a_note_says_what_the_images_give_without_a_network(folder: Path) -> None:
+    task, found = scored(identification(folder), wrong=("p02/05",))
+    people = [f"p{n:02d}" for n in range(1, 7)]
+
+    def seen(numbers: range) -> np.ndarray:
+        paths = [folder / person / f"{number:02d}.png" for person in people for number in numbers]
+        images = np.stack([np.asarray(task._reader.grey(path), np.float64).ravel() for path in paths])
+        images -= images.mean(axis=1, keepdims=True)
+        return images / np.linalg.norm(images, axis=1, keepdims=True)
+
+    gallery = seen(range(1, 4)).reshape(6, 3, -1).mean(axis=1)
+    named = (seen(range(5, 7)) @ (gallery / np.linalg.norm(gallery, axis=1, keepdims=True)).T).argmax(axis=1)
+    right = np.mean(named == np.repeat(np.arange(6), 2))
+    assert 0.2 < right < 1, "a case that tells something"
+    assert found.notes == (f"without a network, correlating the images as it sees them: rank-1 {right:.3f}",)
+    assert scored(identification(folder), cache_mib=1, size=[128, 128])[1].notes == (), "images beyond the memory"
+
+
 def test_open_set_counts_strangers(folder: Path) -> None:
     images = entries(
         folder,
