@@ -20,6 +20,7 @@ from synbb.evaluation.thresholds import as_probability, check_threshold, foregro
 from synbb.evaluation.voxels import ScoreHistogram, score_volumes
 from synbb.evaluation.window import Window, common_window, reading_block
 from synbb.volumes.box import region_box
+from synbb.volumes.kinds import Use, check_use, kind_of
 from synbb.volumes.opening import open_labels, open_volume
 from synbb.volumes.storage import VoxelSizeMissingError
 from synbb.volumes.volume import Volume, placement
@@ -33,13 +34,11 @@ CURVE_POINTS = 400
 RULES = ("connectivity", "low", "bridge", "split_nm", "min_size_nm3", "max_size_nm3", "rules_chosen_on")
 
 Source = str | Path | Volume
-CALLED = {"raw": "grey values", "probabilities": "probabilities", "labels": "an annotation", "objects": "objects"}
-MEANT = {"truth": "labels", "probabilities": "probabilities", "against": "probabilities", "objects": "objects"}
-NOT_MEANT = {
-    "truth": ("raw", "probabilities"),
-    "probabilities": ("raw", "labels", "objects"),
-    "against": ("raw", "labels", "objects"),
-    "objects": ("raw", "probabilities"),
+USES: dict[str, Use] = {
+    "truth": "labels",
+    "probabilities": "probabilities",
+    "against": "probabilities",
+    "objects": "objects",
 }
 
 Progress = Callable[[int, int], None]
@@ -162,14 +161,10 @@ def _open(source: Source, voxel_size: Sequence[float] | None, opened: Callable[.
 
 
 def _check_kinds(given: Mapping[str, Volume]) -> None:
-    """Refuse what cannot be meant, by the kind that volumes of ours tell in their metadata; others tell none."""
-    kinds = {name: volume.attributes.get("kind") for name, volume in given.items()}
-    for name, kind in kinds.items():
-        if kind in NOT_MEANT[name]:
-            raise SynbbError(
-                f"{given[name].path}, given as --{name}, holds {CALLED[kind]} (its metadata say kind: {kind}); name "
-                f"the volume of {CALLED[MEANT[name]]}"
-            )
+    """Refuse what cannot be meant, by what volumes say of themselves."""
+    for name, volume in given.items():
+        check_use(volume, USES[name], f"--{name}")
+    kinds = {name: kind_of(volume) for name, volume in given.items()}
     if kinds["truth"] == "objects" and kinds.get("objects") == "labels":
         raise SynbbError(
             f"--truth {given['truth'].path} is what synbb segment found, and --objects {given['objects'].path} an "

@@ -16,6 +16,7 @@ from synbb.evaluation.labels import foreground_and_valid
 from synbb.evaluation.runs import Runs
 from synbb.evaluation.window import BlockGrid, common_window, reading_block
 from synbb.volumes.box import Box, Triple, triple
+from synbb.volumes.kinds import kind_of
 
 if TYPE_CHECKING:
     from synbb.volumes.volume import Volume
@@ -112,7 +113,7 @@ class _Reader:
 
 
 def _reader(volume: Volume, box: Box, block: Triple, anchor: Triple) -> _Reader:
-    if volume.attributes.get("kind") == "objects" or has_ids(volume):
+    if kind_of(volume) == "objects" or has_ids(volume):
         return _Reader(volume, None)
 
     def read(here: Box) -> tuple[NDArray[np.bool_], None]:

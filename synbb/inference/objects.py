@@ -21,6 +21,7 @@ from synbb.evaluation.window import BlockGrid, grow_block
 from synbb.inference.rules import NO_DATA, ObjectRules
 from synbb.inference.splitting import SplitComponents, Splitter, split_components
 from synbb.volumes.box import Box, Triple, triple
+from synbb.volumes.kinds import check_use
 from synbb.volumes.storage import default_grid
 from synbb.volumes.writing import WritableVolume, create_volume, is_zarr
 
@@ -221,8 +222,7 @@ def _sources(probabilities: Volume, **given: float | None) -> dict[str, str]:
 
 
 def _check_probabilities(probabilities: Volume) -> None:
-    if probabilities.attributes.get("kind") == "objects":
-        raise SynbbError(f"{probabilities.path} holds objects already; segment takes the probabilities of predict")
+    check_use(probabilities, "probabilities")
     if probabilities.attributes.get("complete") is False:
         raise SynbbError(f"{probabilities.path} is not finished: blocks are missing; call synbb predict again first")
     check_dtype(probabilities.dtype, probabilities.path)

@@ -19,6 +19,7 @@ from synbb.tasks.synapse import SynapseTask
 from synbb.training.start import make_task
 from synbb.volumes import Volume, open_volume
 from synbb.volumes.box import AXES, Box, Nanometres, NmBox, Triple, region_box
+from synbb.volumes.kinds import check_use
 from synbb.volumes.statistics import Inside, Normalisation, measure_normalisation
 
 CHOSEN_ON = "validation split of the run"
@@ -98,9 +99,7 @@ def predict(
     trained = Trained.open(run_path, which, allow_unfinished=allow_unfinished)
     run, config, weights = trained.run, trained.config, trained.about
     volume = open_volume(input_path, voxel_size=voxel_size)
-    kind = volume.attributes.get("kind")
-    if kind not in (None, "raw"):
-        raise SynbbError(f"{input_path} holds no grey values (its metadata say kind: {kind}); give the raw volume")
+    check_use(volume, "raw")
     region = region_box(region, volume.voxel_size, volume.offset)
     check_region(region, volume.box, volume.path)  # before the network is loaded and grey values are sampled
     tissue = None if mask is None else _open_mask(mask, volume)

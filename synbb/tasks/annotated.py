@@ -22,6 +22,7 @@ from synbb.tasks.positives import index_positives
 from synbb.tasks.sampling import SampledVolume
 from synbb.volumes import Box, Volume, open_labels, open_volume, placement
 from synbb.volumes.box import triple
+from synbb.volumes.kinds import check_use
 from synbb.volumes.resample import EDGE, WorkingView
 from synbb.volumes.statistics import Normalisation, measure_normalisation
 from synbb.volumes.streamed import streamed
@@ -144,6 +145,7 @@ class AnnotatedVolume:
         if path is None or path == NEGATIVE:
             return None, everywhere
         volume = open_labels(path, voxel_size=self.settings.voxel_size)
+        check_use(volume, "labels")
         box = placement(volume, whole).relative_to(extent.start)
         common = box.intersect(everywhere)
         if common is None:

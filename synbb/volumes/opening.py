@@ -78,16 +78,13 @@ def open_labels(path: str | Path, *, voxel_size: Sequence[float] | None = None) 
     """Open an annotation: as :func:`open_volume`, but an HDF5 file without a dataset name means CREMI's clefts.
 
     Raises:
-        SynbbError: as :func:`open_volume`, or the volume says of itself that it holds grey values.
+        SynbbError: as :func:`open_volume`.
     """
     file, inner = split_dataset(str(path))
     where = Path(file)
     if inner is None and where.is_file() and (where.suffix.lower() in SUFFIXES or h5py.is_hdf5(where)):
         inner = CREMI_CLEFTS
-    volume = open_volume(file, dataset=inner, voxel_size=voxel_size)
-    if volume.attributes.get("kind") == "raw":
-        raise SynbbError(f"{path} holds grey values (its metadata say kind: raw), not labels; name the annotation")
-    return volume
+    return open_volume(file, dataset=inner, voxel_size=voxel_size)
 
 
 def _hint(where: Path) -> str:

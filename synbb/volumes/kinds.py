@@ -1,0 +1,52 @@
+"""What volumes that ``synbb`` wrote say of themselves, and what may be given as what.
+
+The attribute ``kind`` stands in their metadata: ``raw``, ``probabilities``, ``labels`` or ``objects``. Volumes of
+others tell none, and are taken at their word.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from synbb.errors import SynbbError
+
+if TYPE_CHECKING:
+    from synbb.volumes.volume import Volume
+
+Use = Literal["raw", "probabilities", "labels", "objects"]
+
+CALLED = {"raw": "grey values", "probabilities": "probabilities", "labels": "an annotation", "objects": "objects"}
+LABEL_KINDS = ("labels", "objects")
+"""Whose values are names. Objects may be given as labels: networks learn from those of others, and are compared."""
+MEANT: dict[Use, tuple[str, ...]] = {
+    "raw": ("raw",),
+    "probabilities": ("probabilities",),
+    "labels": LABEL_KINDS,
+    "objects": LABEL_KINDS,
+}
+
+
+def kind_of(volume: Volume) -> str | None:
+    """The kind that its metadata tell, if they do."""
+    kind = volume.attributes.get("kind")
+    return kind if isinstance(kind, str) and kind in CALLED else None
+
+
+def check_use(volume: Volume, use: Use, option: str = "") -> None:
+    """Refuse a volume that cannot be meant, by what it says of itself.
+
+    Args:
+        volume: as it was given.
+        use: what it was given as.
+        option: of the command, by which it was given.
+
+    Raises:
+        SynbbError: it holds something else.
+    """
+    kind = kind_of(volume)
+    if kind is None or kind in MEANT[use]:
+        return
+    given = f", given as {option}," if option else ""
+    raise SynbbError(
+        f"{volume.path}{given} holds {CALLED[kind]} (its metadata say kind: {kind}); name the volume of {CALLED[use]}"
+    )
