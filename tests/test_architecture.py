@@ -13,6 +13,7 @@ PACKAGE = Path(synbb.__file__).parent
 FLOORS = {
     "errors": -2,
     "schema": -1,
+    "places": -1,
     "plugins": -1,
     "pruning": 0,
     "volumes": 0,

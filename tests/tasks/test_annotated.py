@@ -10,7 +10,7 @@ from tiny import VOXEL, annotated, grey_and_labels, write_pair, write_volume
 
 from synbb.errors import SynbbError
 from synbb.tasks.annotated import AnnotatedVolume, VolumeSettings
-from synbb.volumes import Box
+from synbb.volumes import Box, create_volume
 from synbb.volumes.statistics import Normalisation
 
 WHOLE = Box((0, 0, 0), (8, 64, 64))
@@ -118,6 +118,14 @@ def test_labels_that_do_not_overlap_print_both_boxes(pair: dict[str, str], tmp_p
     labels = labels_at(tmp_path / "far.zarr", (0, 500, 0), np.ones((2, 8, 8), np.uint8))
     with pytest.raises(SynbbError, match=r"data.volumes 'it'.*do not overlap.*y 3996 to 4060.*y -4 to 508"):
         annotated(raw=pair["raw"], labels=labels)
+
+
+@pytest.mark.parametrize("kind", ["raw", "probabilities"])
+def test_grey_values_and_probabilities_are_no_annotation(kind: str, pair: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "other.zarr"
+    create_volume(path, shape=(8, 64, 64), dtype=np.uint8, voxel_size=(40, 8, 8), attributes={"kind": kind})
+    with pytest.raises(SynbbError, match=f"other.zarr holds .*kind: {kind}.*name the volume of an annotation"):
+        annotated(raw=pair["raw"], labels=str(path))
 
 
 def test_labels_between_voxels_print_both_boxes(pair: dict[str, str], tmp_path: Path) -> None:
