@@ -151,8 +151,10 @@ def command(
 
     from synbb.cli import segment as segmenting
     from synbb.cli.console import console, progress
+    from synbb.inference.allocator import return_large_arrays
     from synbb.inference.output import remove_output
     from synbb.prediction.files import predict_files, predicts_files
+    from synbb.prediction.trained import device_named
     from synbb.prediction.volumes import predict
 
     if predicts_files(run):
@@ -185,6 +187,8 @@ def command(
         connect = partial(connected, cluster, lifetime=lifetime, lifetime_stagger=lifetime_stagger)
         driver = ClusterDriver(connect, device=device, retries=retries, worker_timeout=worker_timeout)
         volume, output, device = absolute(volume), output.absolute(), "cpu"
+    if device_named(device) == "cpu":
+        return_large_arrays()
 
     with progress("predicting", "blocks") as bar, _told_when_interrupted():
         summary = predict(

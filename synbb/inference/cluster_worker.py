@@ -6,8 +6,6 @@ A task names blocks, and its result is their marks: no voxel passes through the 
 
 from __future__ import annotations
 
-import ctypes
-import os
 import re
 import threading
 from collections.abc import Sequence
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from distributed import WorkerPlugin, get_worker
 
+from synbb.inference.allocator import keep_freed_memory
 from synbb.inference.attempts import Failure, compute_blocks
 from synbb.inference.blocks import Block
 from synbb.inference.ledger import Mark
@@ -26,10 +25,6 @@ if TYPE_CHECKING:
     from synbb.inference.block_work import BlockWork
     from synbb.inference.network import Network
     from synbb.volumes.writing import WritableVolume
-
-TRIMMED = "MALLOC_TRIM_THRESHOLD_"
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-LARGEST_KEPT = 32 * 2**20  # bytes; glibc's limit
 
 
 @dataclass(frozen=True)
@@ -83,21 +78,6 @@ class BlocksPlugin(WorkerPlugin):  # type: ignore[misc, unused-ignore]
                 self._loaded = True
         marks, failures = compute_blocks(self._work, self._network, self._output, batch, missing, self._turn)
         return Done(self._worker, tuple(marks), tuple(failures))
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep what it frees for the next block, as glibc does by itself.
-
-    dask starts its workers with MALLOC_TRIM_THRESHOLD_, with which glibc returns each large tensor to the system and
-    fetches it anew, page by page, for the next one: a block then takes 1.3 times as long (docs/performance.md). Setting
-    one of glibc's thresholds fixes them all, so that both are put where glibc would have moved them.
-    """
-    if TRIMMED not in os.environ:
-        return
-    adjust = getattr(ctypes.CDLL(None), "mallopt", None)
-    if adjust is not None:
-        adjust(M_MMAP_THRESHOLD, LARGEST_KEPT)
-        adjust(M_TRIM_THRESHOLD, 2 * LARGEST_KEPT)
 
 
 def compute_batch(name: str, batch: Sequence[Block], missing: frozenset[int]) -> Done:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from synbb.inference.allocator import takes_memory_from_glibc
 from synbb.inference.pipeline import threads_beside
 from synbb.inference.sizes import output_grid
 from synbb.volumes import stores
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 LOOKED_AT = 5
 """Batches that are read in search of one with data."""
 
-ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
-GLIBC = r"/libc(\.so\.6|-2\.\d+\.so)\b"
 ALLOCATOR_HINT = "with tcmalloc preloaded a CPU predicts up to 1.5 times as fast: docs/tutorial_large_volume.md, step 4"
 TENSORSTORE_HINT = "zarr is read five times as fast with tensorstore: pip install 'synbb[remote]'"
 
@@ -78,15 +75,6 @@ def hints(device: torch.device) -> list[str]:
     if device.type == "cpu":
         return [ALLOCATOR_HINT] if takes_memory_from_glibc() else []
     return [] if stores.installed() else [TENSORSTORE_HINT]
-
-
-def takes_memory_from_glibc(maps: Path = Path("/proc/self/maps")) -> bool:
-    """Whether glibc is loaded (Linux has ``maps``; musl is another matter) and no allocator that keeps large tensors.
-
-    glibc fetches each tensor of more than 32 MiB from the system anew, page by page; feature maps of a block are such.
-    """
-    loaded = maps.read_text(errors="replace") if maps.is_file() else ""
-    return re.search(GLIBC, loaded) is not None and not any(name in loaded for name in ALLOCATORS)
 
 
 def _bytes(count: float) -> str:

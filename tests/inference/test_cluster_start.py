@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -154,31 +152,3 @@ def test_threads_of_local_workers_are_theirs_and_told(monkeypatch: pytest.Monkey
         connection.client.wait_for_workers(2, timeout=60)
         assert list(connection.client.nthreads().values()) == [3, 3]
         assert connection.threads == 6
-
-
-PAGES = """
-import resource, sys
-import numpy as np
-from synbb.inference.cluster_worker import keep_freed_memory
-
-if sys.argv[1] == "keep":
-    keep_freed_memory()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(40):
-    block = np.empty(8 * 2**20, np.uint8)
-    block[::4096] = 1
-    del block
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what dask's variable does is glibc's doing")
-def test_freed_memory_is_kept_whatever_dask_has_set() -> None:
-    environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"}
-    found = {
-        how: int(
-            subprocess.run([sys.executable, "-c", PAGES, how], env=environment, capture_output=True, check=True).stdout
-        )
-        for how in ("keep", "as dask has it")
-    }
-    assert found["keep"] < found["as dask has it"] / 3, found
