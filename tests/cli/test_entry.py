@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 HEAVY = ("dask", "monai", "numpy", "scipy", "skimage", "torch", "zarr")
 
@@ -20,7 +21,7 @@ class Pressed:
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Pressed())
-sys.argv = ["synbb", "train", "no-such-file.yaml"]
+sys.argv = ["synbb", "train", {config!r}]
 from synbb.cli.entry import main
 main()
 """
@@ -59,9 +60,11 @@ def test_prediction_does_not_import_the_trainer() -> None:
     assert not {"lightning", "lightning.fabric", "torch._dynamo"} & set(found.stdout.split())
 
 
-def test_interrupted_while_it_imports_it_ends_without_a_word() -> None:
+def test_interrupted_while_it_imports_it_ends_without_a_word(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("[]")
     for module in ("rich.console", "torch", "yaml"):
-        found = _python(PRESSED_WHILE_IMPORTING.format(module=module))
+        found = _python(PRESSED_WHILE_IMPORTING.format(module=module, config=str(config)))
         assert found.returncode == 128 + signal.SIGINT, (module, found)
         assert not found.stdout + found.stderr
 
