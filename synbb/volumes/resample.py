@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EDGE = 1e-6  # voxels; guards ceil and floor against rounding
+SLAB = 1 << 20
+"""Stored voxels that are resampled at once, where sections are independent."""
 
 
 class WorkingView:
@@ -115,9 +117,19 @@ class WorkingView:
 
     def resample(self, stored: npt.NDArray[Any], box: Box) -> Floats:
         """The working voxels of ``box`` from the voxels of :meth:`stored`."""
-        if box.empty:
-            return np.empty(box.shape, np.float32)
+        if box.empty or self.factor == (1.0, 1.0, 1.0):
+            return np.ascontiguousarray(stored, np.float32)
         taps = self.taps(box)
+        if self.factor[0] != 1:
+            return self._apply(taps, stored)
+        # A few sections at a time, as many as stay in a processor's cache.
+        found = np.empty(box.shape, np.float32)
+        depth = max(1, SLAB // (stored.shape[1] * stored.shape[2]))
+        for first in range(0, len(stored), depth):
+            found[first : first + depth] = self._apply(taps, stored[first : first + depth])
+        return found
+
+    def _apply(self, taps: Sequence[Taps], stored: npt.NDArray[Any]) -> Floats:
         if stored.dtype.itemsize > 2:  # else the first product is of float32 by itself
             stored = stored.astype(np.float32, copy=False)
         for axis, along in enumerate(taps):

@@ -62,6 +62,15 @@ def test_any_block_is_the_same_as_the_whole(volume, data, y, x):
     assert covering.contains(box)
 
 
+@pytest.mark.parametrize("wanted", [(50, 8, 12), (50, 3, 6), (50, 4, 6)])
+def test_sections_resampled_a_few_at_a_time_are_those_resampled_at_once(volume, monkeypatch, wanted):
+    view = WorkingView(volume, wanted)
+    whole = view.read(view.box)
+    for slab in (1, 3 * volume.shape[1] * volume.shape[2]):  # one at a time; three, which does not divide them
+        monkeypatch.setattr("synbb.volumes.resample.SLAB", slab)
+        assert (view.read(view.box) == whole).all()
+
+
 @ROOMY
 @given(data=st.data(), y=st.floats(1.5, 20), x=st.floats(2.5, 20))
 def test_source_box_is_all_that_matters(make, grey, data, y, x):
