@@ -20,7 +20,7 @@ from synbb.evaluation.thresholds import as_probability, check_threshold, foregro
 from synbb.evaluation.voxels import ScoreHistogram, score_volumes
 from synbb.evaluation.window import Window, common_window, reading_block
 from synbb.volumes.box import region_box
-from synbb.volumes.kinds import Use, check_use, kind_of
+from synbb.volumes.kinds import Use, check_use, stated_kind
 from synbb.volumes.opening import open_labels, open_volume
 from synbb.volumes.storage import VoxelSizeMissingError
 from synbb.volumes.volume import Volume, placement
@@ -164,7 +164,7 @@ def _check_kinds(given: Mapping[str, Volume]) -> None:
     """Refuse what cannot be meant, by what volumes say of themselves."""
     for name, volume in given.items():
         check_use(volume, USES[name], f"--{name}")
-    kinds = {name: kind_of(volume) for name, volume in given.items()}
+    kinds = {name: stated_kind(volume) for name, volume in given.items()}
     if kinds["truth"] == "objects" and kinds.get("objects") == "labels":
         raise SynbbError(
             f"--truth {given['truth'].path} is what synbb segment found, and --objects {given['objects'].path} an "

@@ -16,7 +16,7 @@ from synbb.evaluation.labels import foreground_and_valid
 from synbb.evaluation.runs import Runs
 from synbb.evaluation.window import BlockGrid, common_window, reading_block
 from synbb.volumes.box import Box, Triple, triple
-from synbb.volumes.kinds import kind_of
+from synbb.volumes.kinds import stated_kind
 
 if TYPE_CHECKING:
     from synbb.volumes.volume import Volume
@@ -113,7 +113,7 @@ class _Reader:
 
 
 def _reader(volume: Volume, box: Box, block: Triple, anchor: Triple) -> _Reader:
-    if kind_of(volume) == "objects" or has_ids(volume):
+    if stated_kind(volume) == "objects" or has_ids(volume):
         return _Reader(volume, None)
 
     def read(here: Box) -> tuple[NDArray[np.bool_], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from synbb.volumes.kinds import stated_kind
 from synbb.volumes.pyramid import holds_labels
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class Kind(StrEnum):
 
 def kind_of(volume: Volume) -> Kind:
     """What a volume says of itself, else labels where it has 32 or 64 bit integers, else grey values."""
-    stated = volume.attributes.get("kind")
+    stated = stated_kind(volume)
     if stated in (Kind.RAW, Kind.PROBABILITIES):
         return Kind(stated)
     return Kind.OBJECTS if holds_labels(volume) else Kind.RAW
@@ -32,4 +33,4 @@ def is_mask(volume: Volume) -> bool:
 
     As in scores: masks in the wild mix their values, and ids do not fit 8 bits.
     """
-    return volume.dtype.itemsize == 1 and volume.attributes.get("kind") != Kind.OBJECTS
+    return volume.dtype.itemsize == 1 and stated_kind(volume) != Kind.OBJECTS

@@ -26,7 +26,7 @@ MEANT: dict[Use, tuple[str, ...]] = {
 }
 
 
-def kind_of(volume: Volume) -> str | None:
+def stated_kind(volume: Volume) -> str | None:
     """The kind that its metadata tell, if they do."""
     kind = volume.attributes.get("kind")
     return kind if isinstance(kind, str) and kind in CALLED else None
@@ -43,7 +43,7 @@ def check_use(volume: Volume, use: Use, option: str = "") -> None:
     Raises:
         SynbbError: it holds something else.
     """
-    kind = kind_of(volume)
+    kind = stated_kind(volume)
     if kind is None or kind in MEANT[use]:
         return
     given = f", given as {option}," if option else ""

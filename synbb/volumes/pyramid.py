@@ -12,7 +12,7 @@ import zarr
 
 from synbb.errors import SynbbError, disk_errors
 from synbb.volumes.box import Box, Nanometres, Triple, triple
-from synbb.volumes.kinds import LABEL_KINDS, kind_of
+from synbb.volumes.kinds import LABEL_KINDS, stated_kind
 from synbb.volumes.ome import OmeLevel
 from synbb.volumes.opening import open_volume
 from synbb.volumes.storage import SHARDED_FROM, Voxels, default_shards
@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 def holds_labels(volume: Volume) -> bool:
     """Whether values are names (averaging them makes no sense): 32 and 64 bit integers, or our own label volumes."""
     wide = volume.dtype.kind in "ui" and volume.dtype.itemsize >= 4
-    return wide or kind_of(volume) in LABEL_KINDS
+    return wide or stated_kind(volume) in LABEL_KINDS
 
 
 def plan_levels(shape: Triple, voxel_size: Nanometres) -> list[Triple]:

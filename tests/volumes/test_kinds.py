@@ -10,7 +10,7 @@ import pytest
 
 from synbb.errors import SynbbError
 from synbb.volumes import Volume, create_volume, open_volume
-from synbb.volumes.kinds import CALLED, check_use, kind_of
+from synbb.volumes.kinds import CALLED, check_use, stated_kind
 
 REFUSED = {
     "raw": {"probabilities", "labels", "objects"},
@@ -29,7 +29,7 @@ def volume(folder: Path, **attributes: str) -> Volume:
 @pytest.mark.parametrize(("kind", "use"), list(itertools.product(CALLED, REFUSED)))
 def test_a_volume_is_refused_where_it_cannot_be_meant(kind: str, use: str, tmp_path: Path) -> None:
     found = volume(tmp_path, kind=kind)
-    assert kind_of(found) == kind
+    assert stated_kind(found) == kind
     if kind not in REFUSED[use]:
         check_use(found, use)
         return
@@ -42,6 +42,6 @@ def test_a_volume_is_refused_where_it_cannot_be_meant(kind: str, use: str, tmp_p
 @pytest.mark.parametrize("attributes", [{}, {"kind": "something else"}, {"kind": ["raw"]}])
 def test_volumes_of_others_are_taken_at_their_word(attributes: dict[str, str], tmp_path: Path) -> None:
     found = volume(tmp_path, **attributes)
-    assert kind_of(found) is None
+    assert stated_kind(found) is None
     for use in REFUSED:
         check_use(found, use)
