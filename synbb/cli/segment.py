@@ -72,10 +72,10 @@ def command(
     console.print(
         f"{summary.objects:,} objects of {summary.voxels:,} voxels at p >= {rules.threshold:.4g}{down} "
         f"({summary.threshold_source}), {rules.connectivity}-connected; "
-        f"{summary.too_small:,} left out as smaller than {rules.min_size_nm3:g} nm3"
+        f"{summary.too_small:,} left out as smaller than {rules.min_size_nm3:,.0f} nm3"
     )
     if rules.max_size_nm3 is not None:
-        console.print(f"{summary.too_large:,} left out as larger than {rules.max_size_nm3:g} nm3")
+        console.print(f"{summary.too_large:,} left out as larger than {rules.max_size_nm3:,.0f} nm3")
     if rules.bridge:
         console.print(f"gaps of at most {rules.bridge} of the {len(rules.blank)} sections without data are bridged")
     if rules.split_nm:

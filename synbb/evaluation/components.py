@@ -101,18 +101,30 @@ class ComponentTable:
 
     def merged(self, groups: Integers, count: int) -> ComponentTable:
         """Rows of one group (0 to ``count`` - 1, none empty) made one."""
-        first = np.full(count, np.iinfo(np.int64).max)
-        np.minimum.at(first, groups, self.first)
-        voxels, sums = np.zeros(count, np.int64), np.zeros((count, 3), np.int64)
-        np.add.at(voxels, groups, self.voxels)
-        np.add.at(sums, groups, self.sums)
-        start, stop = np.full((count, 3), np.iinfo(np.int64).max), np.zeros((count, 3), np.int64)
-        np.minimum.at(start, groups, self.start)
-        np.maximum.at(stop, groups, self.stop)
-        value_sum, value_max = np.zeros(count), np.full(count, -np.inf)
-        np.add.at(value_sum, groups, self.value_sum)
-        np.maximum.at(value_max, groups, self.value_max)
-        return ComponentTable(first, voxels, sums, start, stop, value_sum, value_max)
+        return ComponentTable(*(_reduced(how, getattr(self, name), groups, count) for name, how in _REDUCTIONS.items()))
+
+
+_REDUCTIONS = {
+    "first": np.minimum,
+    "voxels": np.add,
+    "sums": np.add,
+    "start": np.minimum,
+    "stop": np.maximum,
+    "value_sum": np.add,
+    "value_max": np.maximum,
+}
+"""How each column of rows that become one is reduced, in the order of the columns."""
+
+
+def _reduced(how: np.ufunc, values: NDArray[Any], groups: Integers, count: int) -> NDArray[Any]:
+    """A row for each of ``count`` groups, none empty, of the rows of a column."""
+    if how is np.add:
+        reduced = np.zeros((count, *values.shape[1:]), values.dtype)
+    else:
+        reduced = np.empty((count, *values.shape[1:]), values.dtype)
+        reduced[groups] = values  # any row of the group, to begin with
+    how.at(reduced, groups, values)
+    return reduced
 
 
 @dataclass(frozen=True)
@@ -136,6 +148,8 @@ class Components:
 
     def keep(self, rows: Mask) -> Components:
         """Only the components where ``rows`` is True, numbered anew from 1 in the same order."""
+        if rows.all():
+            return self
         renumbered = np.concatenate([[0], np.where(rows, np.cumsum(rows), 0)])
         return replace(self, table=self.table.take(rows), _ids=renumbered[self._ids])
 
@@ -254,8 +268,9 @@ def find_components(
 ) -> Components:
     """Find the connected components of a foreground that is read block by block.
 
-    Each block is read once. In memory are one block, the rows of all provisional components (about 130 bytes each)
-    and the foreground voxels on the far faces of one layer of blocks (and of the section before a bridge).
+    Each block is read once. In memory are one block, the rows of all provisional components (up to 160 bytes each while
+    they are joined, 112 after it) and the foreground voxels on the far faces of one layer of blocks (and of the section
+    before a bridge).
 
     Args:
         read: box → (foreground, values or None), both of the box's shape.
@@ -309,14 +324,22 @@ def find_components(
 
 
 def _join(tables: list[ComponentTable], pairs: Integers, total: int) -> tuple[ComponentTable, Integers]:
-    """Final table, ordered by first voxel, and the id of each provisional label."""
+    """Final table, ordered by first voxel, and the id of each provisional label.
+
+    Column by column, and ``tables`` is emptied: no more than one column is there twice.
+    """
     if not total:
         none, triples = np.empty(0, np.int64), np.empty((0, 3), np.int64)
         return ComponentTable(none, none, triples, triples, triples, np.empty(0), np.empty(0)), none
     graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(total, total))
     count, group = connected_components(graph, directed=False)
-    merged = ComponentTable.concatenate(tables).merged(group.astype(np.int64), int(count))
-    order = np.argsort(merged.first)
-    rank = np.empty(int(count), np.int64)
-    rank[order] = np.arange(1, int(count) + 1)
-    return merged.take(order), rank[group]
+    columns = {name: [getattr(table, name) for table in tables] for name in _REDUCTIONS}
+    tables.clear()
+    order = np.argsort(_reduced(np.minimum, np.concatenate(columns["first"]), group, count))
+    rank = np.empty(count, np.int64)
+    rank[order] = np.arange(count)
+    row = rank[group]
+    table = ComponentTable(
+        *(_reduced(how, np.concatenate(columns.pop(name)), row, count) for name, how in _REDUCTIONS.items())
+    )
+    return table, row + 1

@@ -61,8 +61,9 @@ def estimate(work: BlockWork, network: Network, dtype: np.dtype[Any]) -> list[st
         pace = max(computing, reading / threads.readers, making / threads.writers)
         voxels = sum(block.write.size for block in batch)
         how = (
-            f"{len(batch)} blocks: network {computing:.2f} s; beside it reading {reading:.2f} s, "
-            f"threads {threads.readers}, and making voxels {making:.2f} s, threads {threads.writers}"
+            f"{len(batch)} block{'s' * (len(batch) != 1)}: network {computing:.2f} s; "
+            f"beside it reading {reading:.2f} s, threads {threads.readers}, "
+            f"and making voxels {making:.2f} s, threads {threads.writers}"
         )
         seconds = pace * plan.region.size / voxels
         lines.append(f"about {_duration(seconds)} at {voxels / pace / 1e6:.2f} Mvox/s written ({how})")

@@ -177,6 +177,7 @@ def segment(
             split = found.cut
         enough, not_too_much = rules.fits(found.table.voxels, float(np.prod(probabilities.voxel_size)))
         kept = found.keep(enough & not_too_much)
+        del whole, found  # rows of every speck above the threshold
         if len(kept) > np.iinfo(np.uint32).max:
             raise SynbbError(f"{probabilities.path}: {len(kept):,} objects do not fit uint32; raise the threshold")
         _write_labels(probabilities, rules, kept, writable, reports[-1])

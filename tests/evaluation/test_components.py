@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import cc3d
 import numpy as np
 import pytest
@@ -176,3 +178,18 @@ def test_bridged_components_are_those_of_the_whole_array(shape, block, connectiv
 def test_only_gaps_of_at_most_so_many_sections_with_data_on_both_sides_are_bridged():
     assert bridges_over([0, 3, 6, 7, 10, 11, 12, 19], 20, 2) == [(2, 4), (5, 8)]
     assert bridges_over([3], 20, 0) == []
+
+
+def test_joining_holds_little_more_than_the_rows_of_the_components():
+    def specks(box: Box):
+        mask = np.zeros(box.shape, bool)
+        mask[::2, ::2, ::2] = True
+        return mask, None
+
+    tracemalloc.start()
+    found = find_components(specks, Box((0, 0, 0), (32, 128, 512)), (32, 32, 32))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert len(found) == 16 * 64 * 256
+    assert peak / len(found) < 200, "a second copy of all rows is 96 bytes more"

@@ -301,7 +301,7 @@ def test_the_command_takes_all_rules(tmp_path):
     names = ("low", "bridge", "no_data_sections", "split_nm", "max_size_nm3", "threshold")
     assert [stored[name] for name in names] == [0.6, 2, [2, 3], 60.0, 900000.0, 0.8]
     assert "down to 0.6" in result.output
-    assert "left out as larger than 900000 nm3" in result.output
+    assert "left out as larger than 900,000 nm3" in result.output
     assert "the 2 sections without data are bridged" in result.output
     assert "split at seeds at least 60 nm apart" in result.output
     assert "--blank '2,x' must be" in str(run(volume.path, out, "--blank", "2,x", "--overwrite").exception)
