@@ -212,14 +212,14 @@ def measure(
 class _Voxels:
     """Foreground voxels of a finished block that later ones may touch, and their provisional labels."""
 
-    index: Integers  # (3, n), in the volume
+    index: NDArray[np.int32]  # (3, n), in the volume
     labels: Integers
 
     @classmethod
     def of(cls, block: Box, runs: Runs, labels: Integers) -> _Voxels:
         """All voxels of some runs."""
-        index = np.stack(np.unravel_index(runs.voxels(), runs.shape))
-        return cls(index + np.asarray(block.start)[:, None], np.repeat(labels, runs.lengths))
+        index = np.stack(np.unravel_index(runs.voxels(), runs.shape)) + np.asarray(block.start)[:, None]
+        return cls(index.astype(np.int32), np.repeat(labels, runs.lengths))
 
     @classmethod
     def far_faces(cls, block: Box, runs: Runs, labels: Integers) -> _Voxels:
@@ -269,8 +269,8 @@ def find_components(
     """Find the connected components of a foreground that is read block by block.
 
     Each block is read once. In memory are one block, the rows of all provisional components (up to 160 bytes each while
-    they are joined, 112 after it) and the foreground voxels on the far faces of one layer of blocks (and of the section
-    before a bridge).
+    they are joined, 112 after it) and the foreground voxels on the last section of one layer of blocks (and of the
+    section before a bridge), 20 bytes each.
 
     Args:
         read: box → (foreground, values or None), both of the box's shape.
@@ -309,13 +309,18 @@ def find_components(
                 if face is not None and towards[direction]:
                     pairs.append(face.pairs(block, runs, labels, towards[direction]))
             faces[place] = _Voxels.far_faces(block, runs, labels)
+        # No block to come touches the one diagonally before this one but below its last section, nor the one above it.
+        behind, above = ((z, place[1] - 1, place[2] - 1) for z in (layer, layer - 1))
+        faces.pop(above, None)
+        if behind in faces:
+            faces[behind] = faces[behind].of_section(block.stop[0] - 1)
         for number, (top, bottom) in enumerate(bridges):
             if block.start[0] <= top < block.stop[0]:
                 there = runs.index[0] == top - block.start[0]
                 before_gap[number, *place[1:]] = _Voxels.of(block, runs.take(there), labels[there])
             if block.start[0] <= bottom < block.stop[0]:
-                above = before_gap.pop((number, *place[1:]))
-                pairs.append(above.pairs(block, runs, labels, [(bottom - top, 0, 0)]))
+                over = before_gap.pop((number, *place[1:]))
+                pairs.append(over.pairs(block, runs, labels, [(bottom - top, 0, 0)]))
         spans.append(spans[-1] + count)
         if progress is not None:
             progress(done, len(blocks))
