@@ -17,6 +17,8 @@ def config_at(path: str | Path) -> Path:
         SynbbError: there is none.
     """
     file = Path(path)
+    if (file / RUN_CONFIG).is_file():
+        raise SynbbError(f"{path} is a run folder, not a config; give the config, and --output {path} with --resume")
     if not file.is_file():
         raise SynbbError(f"config {path}: no such file; see configs/ for examples")
     return file

@@ -7,11 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
+from synbb.cli.values import flags, given_on_command_line
 from synbb.errors import SynbbError
 from synbb.places import run_at
 
+OF_RUNS = frozenset({"run", "output", "split", "weights", "device"})
+"""What is of use where a run is scored."""
+OF_VOLUMES = frozenset(
+    {"truth", "output", "objects", "probabilities", "against", "raw", "region", "threshold", "distance", "voxel_size"}
+)
+"""What is of use where volumes are scored."""
+
 
 def command(
+    context: typer.Context,
     output: Annotated[str, typer.Option(metavar="DIR", help="Folder for scores.json and report.html.")],
     run: Annotated[
         Path | None, typer.Argument(metavar="RUN", help="Score this run on a split of its own config, without --truth.")
@@ -49,6 +58,11 @@ def command(
         raise SynbbError("give either a RUN, or --truth T with --probabilities P or --objects O")
     if run is not None:
         run_at(run)
+    others = [name for name in given_on_command_line(context) if name not in (OF_RUNS if run else OF_VOLUMES)]
+    if others:
+        alone = "--truth" if run else "a RUN"
+        scored = f"{run} is a run, scored on a split of its own" if run else "here volumes are scored"
+        raise SynbbError(f"{flags(others)}: of use with {alone} alone, and {scored}")
     from synbb.cli.console import console, progress
     from synbb.evaluation.evaluate import evaluate_volumes
     from synbb.volumes.box import parse_region

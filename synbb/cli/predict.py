@@ -18,6 +18,17 @@ FOR_FILES = frozenset({"run", "volume", "output", "named_output", "weights", "de
 """What is of use with a run that predicts files."""
 
 
+NEEDED = {
+    "window": ("overlap",),
+    "lease_expiry": ("worker",),
+    "retries": ("cluster", "worker"),
+    "worker_timeout": ("cluster",),
+    "lifetime": ("cluster",),
+    "lifetime_stagger": ("cluster",),
+}
+"""Options that say how something is done, and which ask for it."""
+
+
 def command(
     context: typer.Context,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
@@ -118,7 +129,7 @@ def command(
     With a run on faces or speech INPUT is a folder of images or audio, or one file, OUTPUT a CSV of embeddings or
     transcripts; of the options --weights, --device, --allow-unfinished and --overwrite then apply.
     """
-    from synbb.cli.values import given_on_command_line, three_integers
+    from synbb.cli.values import flags, given_on_command_line, refuse_without, three_integers
     from synbb.errors import SynbbError
     from synbb.places import run_at
 
@@ -131,6 +142,7 @@ def command(
     assert output is not None
     if drop_probabilities and segment is None:
         raise SynbbError("--drop-probabilities leaves nothing without --segment OUT.zarr; give both, or neither")
+    refuse_without(context, NEEDED)
     if segment is not None and Path(segment).exists():
         raise SynbbError(f"{segment} exists; choose another name for --segment, or remove it")
     if segment is not None and worker:
@@ -160,8 +172,7 @@ def command(
     if predicts_files(run):
         given = [name for name in given_on_command_line(context) if name not in FOR_FILES]
         if given:
-            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise SynbbError(f"{options}: of use with volumes alone, and {run} is a run that predicts files")
+            raise SynbbError(f"{flags(given)}: of use with volumes alone, and {run} is a run that predicts files")
         predict_files(
             run,
             Path(volume),
@@ -185,6 +196,7 @@ def command(
         from synbb.inference.cluster_start import absolute, connected
 
         connect = partial(connected, cluster, lifetime=lifetime, lifetime_stagger=lifetime_stagger)
+        connect()  # is nothing until it is entered, but says what is wrong before the volume is looked at
         driver = ClusterDriver(connect, device=device, retries=retries, worker_timeout=worker_timeout)
         volume, output, device = absolute(volume), output.absolute(), "cpu"
     if device_named(device) == "cpu":

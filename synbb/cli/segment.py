@@ -44,6 +44,10 @@ def command(
         typer.Option(metavar="NM", help="Split touching synapses whose maxima of p are at least NM apart."),
     ] = None,
     connectivity: Annotated[int, typer.Option(help="6 (faces), 18 (and edges) or 26 (and corners).")] = 26,
+    voxel_size: Annotated[
+        str | None,
+        typer.Option("--voxel-size", metavar="z,y,x", help="nm, for files that state none."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
 ) -> None:
     """Threshold probabilities, label connected components, and list the synapses in nm."""
@@ -51,10 +55,12 @@ def command(
     from synbb.cli.values import integers
     from synbb.inference.objects import segment
     from synbb.volumes.opening import open_volume
+    from synbb.volumes.storage import parse_voxel_size
 
+    sizes = None if voxel_size is None else parse_voxel_size(voxel_size)
     with progress("segment", "blocks") as report:
         summary = segment(
-            open_volume(probabilities),
+            open_volume(probabilities, voxel_size=sizes),
             output,
             threshold=threshold,
             low=low,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from synbb.errors import SynbbError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import typer
 
     from synbb.volumes.box import Triple
@@ -50,6 +52,27 @@ def three_numbers(text: str, option: str) -> tuple[float, float, float]:
     except ValueError:
         raise SynbbError(f"{option} {text!r} must be three numbers z,y,x, for example 1200,3400,2800") from None
     return z, y, x
+
+
+def refuse_without(context: typer.Context, needed: dict[str, tuple[str, ...]]) -> None:
+    """Refuse options that have no effect without another one.
+
+    Args:
+        context: of the command.
+        needed: name of a parameter → those of which one must be given with it.
+
+    Raises:
+        SynbbError: naming the option, and what it is of use with.
+    """
+    given = given_on_command_line(context)
+    for name, others in needed.items():
+        if name in given and not set(others) & set(given):
+            raise SynbbError(f"{flags([name])} is of use with {' or '.join(flags([o]) for o in others)} alone")
+
+
+def flags(names: Iterable[str]) -> str:
+    """Parameters as they are written on the command line."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 def given_on_command_line(context: typer.Context) -> list[str]:

@@ -20,7 +20,7 @@ from synbb.evaluation.thresholds import as_probability, check_threshold, foregro
 from synbb.evaluation.voxels import ScoreHistogram, score_volumes
 from synbb.evaluation.window import Window, common_window, reading_block
 from synbb.volumes.box import region_box
-from synbb.volumes.kinds import Use, check_use, stated_kind
+from synbb.volumes.kinds import Use, check_finished, check_use, stated_kind
 from synbb.volumes.opening import open_labels, open_volume
 from synbb.volumes.storage import VoxelSizeMissingError
 from synbb.volumes.volume import Volume, placement
@@ -39,6 +39,7 @@ USES: dict[str, Use] = {
     "probabilities": "probabilities",
     "against": "probabilities",
     "objects": "objects",
+    "raw": "raw",
 }
 
 Progress = Callable[[int, int], None]
@@ -92,11 +93,11 @@ def evaluate_volumes(
     grey = None if raw is None else _open(raw, voxel_size)
     given = {"probabilities": probabilities, "against": against, "objects": objects}
     scored = {name: _open(source, voxel_size) for name, source in given.items() if source is not None}
-    _check_kinds({"truth": wanted, **scored})
+    everything = {"truth": wanted, **scored, **({} if grey is None else {"raw": grey})}
+    _check_kinds(everything)
     chosen, source = _threshold(scored.get("probabilities"), threshold)
     window = common_window(wanted, scored, region_box(region, wanted.voxel_size, wanted.offset))
     raw_origin = None if grey is None else placement(wanted, grey).start
-    everything = {"truth": wanted, **scored, **({} if grey is None else {"raw": grey})}
     folder = prepare_folder(output)
 
     scores: dict[str, Any] = {
@@ -164,6 +165,7 @@ def _check_kinds(given: Mapping[str, Volume]) -> None:
     """Refuse what cannot be meant, by what volumes say of themselves."""
     for name, volume in given.items():
         check_use(volume, USES[name], f"--{name}")
+        check_finished(volume)
     kinds = {name: stated_kind(volume) for name, volume in given.items()}
     if kinds["truth"] == "objects" and kinds.get("objects") == "labels":
         raise SynbbError(

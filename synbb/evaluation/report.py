@@ -14,6 +14,7 @@ from PIL import Image
 from synbb.errors import SynbbError, disk_errors
 from synbb.evaluation.overlay import COLOURS
 from synbb.evaluation.page import page
+from synbb.volumes.writing import is_volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -27,12 +28,14 @@ def prepare_folder(folder: str | Path) -> Path:
     """Make the folder for a report; what another evaluation left there will be replaced file by file.
 
     Raises:
-        SynbbError: a file is in the way.
+        SynbbError: a file or a volume is in the way.
         RunEnded: the disk is full.
     """
     where = Path(folder)
     if where.exists() and not where.is_dir():
         raise SynbbError(f"{where} is a file; give a folder for the report with --output")
+    if is_volume(where):
+        raise SynbbError(f"{where} is a volume; give another folder for the report with --output")
     with disk_errors(str(where)):
         where.mkdir(parents=True, exist_ok=True)
     return where

@@ -8,7 +8,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -77,9 +77,12 @@ class ClusterFile(Settings):
         return value
 
 
-@contextmanager
-def connected(where: str, *, lifetime: str | None = None, lifetime_stagger: str | None = None) -> Iterator[Connection]:
+def connected(
+    where: str, *, lifetime: str | None = None, lifetime_stagger: str | None = None
+) -> AbstractContextManager[Connection]:
     """The cluster that ``--cluster`` names, closed at the end (a scheduler that ran already goes on).
+
+    What is wrong with the words is said by the call, and all else on entering.
 
     Args:
         where: one of :data:`FORMS`.
@@ -91,15 +94,17 @@ def connected(where: str, *, lifetime: str | None = None, lifetime_stagger: str 
     """
     kind, _, rest = where.partition(":")
     if kind == "local":
-        opened = _local(where, rest)
-    elif re.match(r"[a-z]+://", where):
-        opened = _running(where)
-    elif Path(where).suffix in {".yaml", ".yml"}:
-        opened = _jobs(where, lifetime, lifetime_stagger)
-    else:
-        raise SynbbError(f"--cluster {where!r} is none of {FORMS}")
-    with opened as connection:
-        yield connection
+        if not rest.isdigit() or int(rest) < 1:
+            raise SynbbError(f"--cluster {where!r}: local:N wants a number of workers, for example local:4")
+        return _local(int(rest))
+    if re.match(r"[a-z]+://", where):
+        return _running(where)
+    if Path(where).suffix in {".yaml", ".yml"}:
+        told = {"lifetime": lifetime, "lifetime_stagger": lifetime_stagger}
+        return _jobs(
+            where, read_cluster_file(where, {name: value for name, value in told.items() if value is not None})
+        )
+    raise SynbbError(f"--cluster {where!r} is none of {FORMS}")
 
 
 def dashboard(client: Any) -> str:
@@ -115,10 +120,7 @@ def absolute(path: str) -> str:
 
 
 @contextmanager
-def _local(where: str, count: str) -> Iterator[Connection]:
-    if not count.isdigit() or int(count) < 1:
-        raise SynbbError(f"--cluster {where!r}: local:N wants a number of workers, for example local:4")
-    workers = int(count)
+def _local(workers: int) -> Iterator[Connection]:
     # Workers share the cores; dask would give each one thread of torch.
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
     env = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
@@ -158,9 +160,7 @@ def _running(address: str) -> Iterator[Connection]:
 
 
 @contextmanager
-def _jobs(path: str, lifetime: str | None, lifetime_stagger: str | None) -> Iterator[Connection]:
-    told = {"lifetime": lifetime, "lifetime_stagger": lifetime_stagger}
-    settings = read_cluster_file(path, {name: value for name, value in told.items() if value is not None})
+def _jobs(path: str, settings: ClusterFile) -> Iterator[Connection]:
     with dask.config.set(SCHEDULER), job_cluster(settings, path) as cluster, Client(cluster) as client:
         least = settings.jobs if settings.minimum is None else settings.minimum
         # adapt, with equal bounds too: it replaces jobs that ended, which scale does not

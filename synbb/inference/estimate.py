@@ -38,7 +38,8 @@ def estimate(work: BlockWork, network: Network, dtype: np.dtype[Any]) -> list[st
     chunks, shards = output_grid(plan.region, plan.write_block)
     files = math.prod(-(-n // unit) for n, unit in zip(plan.region.shape, shards or chunks, strict=True))
     disk = plan.region.size * dtype.itemsize
-    lines = [f"{files:,} files of {' x '.join(map(str, shards or chunks))} voxels, at most {_bytes(disk)} ({dtype})"]
+    grid = " x ".join(map(str, shards or chunks))
+    lines = [f"{files:,} file{'s' * (files != 1)} of {grid} voxels, at most {_bytes(disk)} ({dtype})"]
     batches = list(plan.batches(network.batch))
     for batch in batches[len(batches) // 2 :][:LOOKED_AT]:
         began = time.perf_counter()

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synbb.errors import SynbbError, disk_errors
+from synbb.errors import SynbbError, disk_errors, make_folder
 from synbb.evaluation.components import Components, find_components
 from synbb.evaluation.thresholds import check_dtype, check_range
 from synbb.evaluation.window import BlockGrid, grow_block
 from synbb.inference.rules import NO_DATA, ObjectRules
 from synbb.inference.splitting import SplitComponents, Splitter, split_components
 from synbb.volumes.box import Box, Triple, triple
-from synbb.volumes.kinds import check_use
+from synbb.volumes.kinds import check_finished, check_use
 from synbb.volumes.storage import default_grid
-from synbb.volumes.writing import WritableVolume, create_volume, is_zarr
+from synbb.volumes.writing import WritableVolume, check_zarr_name, create_volume, is_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -224,8 +224,7 @@ def _sources(probabilities: Volume, **given: float | None) -> dict[str, str]:
 
 def _check_probabilities(probabilities: Volume) -> None:
     check_use(probabilities, "probabilities")
-    if probabilities.attributes.get("complete") is False:
-        raise SynbbError(f"{probabilities.path} is not finished: blocks are missing; call synbb predict again first")
+    check_finished(probabilities)
     check_dtype(probabilities.dtype, probabilities.path)
 
 
@@ -234,6 +233,7 @@ def _table_path(target: Path) -> Path:
 
 
 def _check_targets(probabilities: Volume, target: Path, table: Path, *, overwrite: bool) -> None:
+    check_zarr_name(target)
     if target.resolve() == Path(probabilities.path).resolve():
         raise SynbbError(f"{target} is the input itself; give another output")
     for path in (target, table):
@@ -241,6 +241,8 @@ def _check_targets(probabilities: Volume, target: Path, table: Path, *, overwrit
             raise SynbbError(f"{path} exists; choose another output, remove it, or say --overwrite")
     if target.exists() and not is_zarr(target):
         raise SynbbError(f"{target} exists and is not a zarr, so it is not overwritten; remove it yourself")
+    for folder in (target.parent, table.parent):
+        make_folder(folder)
     if table.is_dir():
         raise SynbbError(f"{table} is a folder, where the table of objects would be written; choose another output")
 

@@ -15,6 +15,7 @@ from synbb.errors import SynbbError, disk_errors
 from synbb.inference.ledger import KEPT, Ledger, Mark, ledger_path, read_marks
 from synbb.inference.rules import NO_DATA
 from synbb.inference.sizes import output_grid
+from synbb.volumes.kinds import COMPLETE
 from synbb.volumes.opening import open_volume
 from synbb.volumes.writing import WritableVolume, create_volume
 
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
     from synbb.inference.blocks import BlockPlan
     from synbb.volumes.volume import Volume
-
-COMPLETE = "complete"
-"""Key of the output's metadata: false until every block is written."""
 
 
 @dataclass(frozen=True)

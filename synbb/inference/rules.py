@@ -90,8 +90,10 @@ class ObjectRules:
         if not 0 <= smallest < np.inf:
             raise SynbbError(f"smallest size {smallest} nm3 is not a volume; give 0 or more with --min-size")
         if largest is not None and not smallest <= largest < np.inf:
+            source = "stored" if max_size_nm3 is None else "--max-size"
             raise SynbbError(
-                f"largest size {largest} nm3 (--max-size) is not a volume of at least the smallest, {smallest} nm3"
+                f"largest size {largest:,.0f} nm3 ({source}) is not a volume of at least the smallest, {smallest:,.0f} "
+                "nm3; give --min-size and --max-size that fit each other"
             )
         return cls(
             threshold=chosen,

@@ -21,6 +21,7 @@ from synbb.volumes import Volume, open_volume
 from synbb.volumes.box import AXES, Box, Nanometres, NmBox, Triple, region_box
 from synbb.volumes.kinds import check_use
 from synbb.volumes.statistics import Inside, Normalisation, measure_normalisation
+from synbb.volumes.writing import check_zarr_name
 
 CHOSEN_ON = "validation split of the run"
 
@@ -100,6 +101,9 @@ def predict(
     run, config, weights = trained.run, trained.config, trained.about
     volume = open_volume(input_path, voxel_size=voxel_size)
     check_use(volume, "raw")
+    check_zarr_name(output_path)
+    if _place(str(output_path)) == _place(volume.path):
+        raise SynbbError(f"{output_path} is the input itself; give another output")
     region = region_box(region, volume.voxel_size, volume.offset)
     check_region(region, volume.box, volume.path)  # before the network is loaded and grey values are sampled
     tissue = None if mask is None else _open_mask(mask, volume)
@@ -164,7 +168,7 @@ def predict(
         progress=progress,
         announce=say,
     )
-    return ["dry run: nothing was written"] if dry_run else _summary(summary)
+    return ["dry run: nothing was written"] if dry_run else _summary(summary, verified=verify)
 
 
 def _open_mask(path: str, volume: Volume) -> Volume:
@@ -174,6 +178,7 @@ def _open_mask(path: str, volume: Volume) -> Volume:
         SynbbError: no such volume, or it lies elsewhere.
     """
     mask = open_volume(path)
+    check_use(mask, "mask", "--mask")
     both = zip(AXES, *mask.extent, *volume.extent, strict=True)
     for axis, begin, end, first, last in both:
         if end <= first or begin >= last:
@@ -253,11 +258,12 @@ def _check_extent(region: Box, extent: Box) -> None:
         raise SynbbError(f"region {region.named} is not inside the extent {extent.named}")
 
 
-def _summary(summary: PredictionSummary) -> list[str]:
+def _summary(summary: PredictionSummary, *, verified: bool) -> list[str]:
     found = f", {summary.damaged} of them damaged and done again" if summary.damaged else ""
     before = f"; {summary.skipped} blocks were finished before{found}" if summary.skipped or found else ""
     if summary.done == 0:
-        return [f"nothing to do: all {summary.blocks} blocks of {summary.output} are finished{found}"]
+        looked = ", and what was written was read again" if verified else ""
+        return [f"nothing to do: all {summary.blocks} blocks of {summary.output} are finished{looked}"]
     speed = f"{summary.seconds:.1f} s, {summary.rate:.2f} Mvox/s written"
     return [
         f"{summary.done} of {summary.blocks} blocks in {speed}{before}",

@@ -77,5 +77,7 @@ class Gallery:
                     raise SynbbError(f"gallery {path} is no gallery of `synbb enroll`")
                 vectors = stored.get_tensor("embeddings").astype(np.float64)
         except SafetensorError as error:
-            raise SynbbError(f"gallery {path} cannot be read ({error}); enroll anew") from None
+            raise SynbbError(
+                f"gallery {path} is none of `synbb enroll`, or damaged ({error}); name another, or enroll anew"
+            ) from None
         return cls(tuple(json.loads(about["names"])), vectors, about["model_sha256"])

@@ -38,7 +38,7 @@ class Box:
         object.__setattr__(self, "start", triple(self.start))
         object.__setattr__(self, "stop", triple(self.stop))
         if any(a > b for a, b in zip(self.start, self.stop, strict=True)):
-            raise SynbbError(f"box {self}: every start must be at most its stop")
+            raise SynbbError(f"region {self}: every start must be at most its stop")
 
     @classmethod
     def of_shape(cls, shape: Sequence[int], start: Sequence[int] = (0, 0, 0)) -> Box:

@@ -21,7 +21,7 @@ from synbb.volumes.precomputed import CHUNK, SHIFT, Scale, Target, check_dtype, 
 from synbb.volumes.pyramid import Progress, build_pyramid, coarsen, holds_labels, plan_levels, pyramid_blocks
 from synbb.volumes.storage import Voxels, default_shards
 from synbb.volumes.stores import is_remote, split_kind
-from synbb.volumes.writing import WritableVolume, clear_target, create_volume, is_volume
+from synbb.volumes.writing import WritableVolume, check_zarr_name, clear_target, create_volume, is_volume
 
 if TYPE_CHECKING:
     from synbb.volumes.volume import Volume
@@ -69,7 +69,11 @@ def convert(
     if is_remote(place) or kind == "n5":
         raise SynbbError(f"{dst}: volumes are written to folders, as OME-Zarr or precomputed://FOLDER; choose one")
     target = Path(place)
+    if kind != "precomputed":
+        check_zarr_name(target)
     _check_target(target, overwrite=overwrite)
+    if target.exists() and target.resolve() == Path(split_kind(str(src))[1]).resolve():
+        raise SynbbError(f"{dst} is the input itself, which would be replaced; give another output")
     source = open_volume(src, dataset=dataset, voxel_size=voxel_size)
     if kind == "precomputed":
         if shards is not None:

@@ -13,9 +13,17 @@ from synbb.errors import SynbbError
 if TYPE_CHECKING:
     from synbb.volumes.volume import Volume
 
-Use = Literal["raw", "probabilities", "labels", "objects"]
+Use = Literal["raw", "probabilities", "labels", "objects", "mask"]
 
-CALLED = {"raw": "grey values", "probabilities": "probabilities", "labels": "an annotation", "objects": "objects"}
+COMPLETE = "complete"
+"""Attribute of what ``predict`` writes: false until every block is there."""
+CALLED = {
+    "raw": "grey values",
+    "probabilities": "probabilities",
+    "labels": "an annotation",
+    "objects": "objects",
+    "mask": "a mask, nonzero where there is tissue",
+}
 LABEL_KINDS = ("labels", "objects")
 """Whose values are names. Objects may be given as labels: networks learn from those of others, and are compared."""
 MEANT: dict[Use, tuple[str, ...]] = {
@@ -23,6 +31,7 @@ MEANT: dict[Use, tuple[str, ...]] = {
     "probabilities": ("probabilities",),
     "labels": LABEL_KINDS,
     "objects": LABEL_KINDS,
+    "mask": LABEL_KINDS,
 }
 
 
@@ -50,3 +59,13 @@ def check_use(volume: Volume, use: Use, option: str = "") -> None:
     raise SynbbError(
         f"{volume.path}{given} holds {CALLED[kind]} (its metadata say kind: {kind}); name the volume of {CALLED[use]}"
     )
+
+
+def check_finished(volume: Volume) -> None:
+    """Refuse a prediction of which blocks are missing: they would count as 0.
+
+    Raises:
+        SynbbError: its metadata say so.
+    """
+    if volume.attributes.get(COMPLETE) is False:
+        raise SynbbError(f"{volume.path} is not finished: blocks are missing; call synbb predict again first")

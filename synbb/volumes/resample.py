@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EDGE = 1e-6  # voxels; guards ceil and floor against rounding
+ALIKE = 0.1
+"""Relative difference of voxel sizes that may be the same ones, in another order."""
 SLAB = 1 << 20
 """Stored voxels that are resampled at once, where sections are independent."""
 
@@ -113,7 +115,16 @@ class WorkingView:
         """
         if not self.box.contains(box):
             raise SynbbError(f"{self.source.path}: region {box} (working voxels) is not inside the view, {self.box}")
-        return np.empty(box.shape, np.float32) if box.empty else self.volume.read(self.level_box(box))
+        if box.empty:
+            return np.empty(box.shape, np.float32)
+        stored = self.volume.read(self.level_box(box))
+        if stored.dtype.kind == "f" and not np.isfinite(stored).all():
+            broken = int(np.count_nonzero(~np.isfinite(stored)))
+            raise SynbbError(
+                f"{self.source.path}: {broken:,} of {stored.size:,} voxels in {self.level_box(box)} are no numbers "
+                "(NaN or infinite); write 0 in their place first"
+            )
+        return stored
 
     def resample(self, stored: npt.NDArray[Any], box: Box) -> Floats:
         """The working voxels of ``box`` from the voxels of :meth:`stored`."""
@@ -246,10 +257,20 @@ def _choose_level(volume: Volume, wanted: Nanometres, tolerance: float, *, resam
         stored = "; ".join(f"{_text(level.voxel_size)} nm" for level in volume.levels)
         raise SynbbError(
             f"{volume.path}: sections of {wanted[0]:g} nm are asked for (working voxel size {_text(wanted)} nm), "
-            f"stored are {stored}, which differs by more than {tolerance:.0%}; choose a matching voxel size, "
-            "or allow resampling across sections (--resample-z)"
+            f"stored are {stored}, which differs by more than {tolerance:.0%}; {_remedy(volume.voxel_size, wanted)}"
         )
     return best
+
+
+def _remedy(stored: Nanometres, wanted: Nanometres) -> str:
+    """What may be meant by a voxel size whose sections are not the wanted ones."""
+    backwards = stored[2] / wanted[0]
+    if abs(backwards - 1) < ALIKE and stored[0] < stored[2]:
+        return f"voxel sizes are z, y, x: is it {_text((stored[2], stored[1], stored[0]))}?"
+    if max(stored) < 1 <= min(wanted):
+        micrometres = (1000 * stored[0], 1000 * stored[1], 1000 * stored[2])
+        return f"voxel sizes are in nm, not in micrometres: is it {_text(micrometres)}?"
+    return "choose a matching voxel size, or allow resampling across sections (--resample-z)"
 
 
 def _snap_all(wanted: Nanometres, stored: Nanometres, tolerance: float, *, fixed_z: bool) -> Nanometres:

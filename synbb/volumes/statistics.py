@@ -170,8 +170,9 @@ def measure_normalisation(
     sample = sample_greys(volume, within=within, inside=inside, seed=seed, max_voxels=max_voxels)
     if sample.tissue == 0:
         raise SynbbError(
-            f"{volume.path}: no tissue among {sample.seen} voxels looked at: every {TILE} x {TILE} tile is constant; "
-            "check the file, the dataset and the region"
+            f"{volume.path}: no tissue among {sample.seen} voxels looked at: every {TILE} x {TILE} tile is constant"
+            + ("; check" if inside is None else " or outside of the mask; check the mask,")
+            + " the file, the dataset and the region"
         )
     low, high = sample.percentile(first), sample.percentile(last)
     if not low < high:

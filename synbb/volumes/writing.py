@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from synbb.volumes.volume import Volume
+
+
+OTHER_ENDINGS = frozenset({".tif", ".tiff", ".h5", ".hdf", ".hdf5", ".n5", ".png", ".csv", ".npy"})
+"""Of files that a zarr must not be taken for."""
 
 
 class OutputRemoved(RunEnded):
@@ -276,6 +281,16 @@ def clear_target(where: Path, *, overwrite: bool) -> None:
             f"{where}: exists and is not a zarr or precomputed volume, so it is not overwritten; remove it yourself"
         )
     shutil.rmtree(where)
+
+
+def check_zarr_name(where: Path) -> None:
+    """Refuse a name that promises another format than the zarr that would be written there.
+
+    Raises:
+        SynbbError: an address, or the ending of another format.
+    """
+    if re.match(r"[a-z0-9+]+:/", str(where)) or where.suffix.lower() in OTHER_ENDINGS:
+        raise SynbbError(f"{where}: what is written here is OME-Zarr, in a folder; give a name such as out.zarr")
 
 
 def is_volume(where: Path) -> bool:

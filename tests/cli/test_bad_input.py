@@ -363,6 +363,101 @@ def test_a_volume_of_its_own_is_measured_anew_and_may_be_resampled(
     assert open_volume(tmp_path / "out.zarr").voxel_size == (40.0, 4.0, 4.0)
 
 
+def test_predictions_that_are_not_finished_are_not_scored(cli: Cli, data: Path, output: Path) -> None:
+    about = {"kind": "probabilities", "complete": False}
+    part = write_volume(output.parents[1] / "p.zarr", np.zeros((8, 64, 64), np.uint8), attributes=about)
+    ended = cli("evaluate", "--output", output, "--truth", data / "labels.zarr", "--probabilities", part.path)
+    assert_refused(ended, output, "p.zarr is not finished: blocks are missing; call synbb predict again first")
+
+
+@pytest.mark.parametrize("option", [["--region", "0:2,0:3,0:4"], ["--threshold", "7"], ["--voxel-size", "1,1,1"]])
+def test_what_a_run_does_not_heed_is_refused(cli: Cli, finished: Path, output: Path, option: list[str]) -> None:
+    ended = cli("evaluate", finished / "run", "--output", output, *option)
+    assert_refused(ended, output, f"{option[0]}: of use with --truth alone", "is a run, scored on a split of its own")
+
+
+def test_what_volumes_do_not_heed_is_refused(cli: Cli, data: Path, output: Path) -> None:
+    labels = data / "labels.zarr"
+    ended = cli("evaluate", "--output", output, "--truth", labels, "--objects", labels, "--split", "validation")
+    assert_refused(ended, output, "--split: of use with a RUN alone, and here volumes are scored")
+
+
+def test_values_that_are_no_numbers_are_the_inputs_fault(cli: Cli, finished: Path, output: Path) -> None:
+    grey, _ = grey_and_labels()
+    broken = grey.astype(np.float32)
+    broken[2, 3, 4:6] = np.nan
+    raw = write_volume(output.parents[1] / "nan.zarr", broken)
+    ended = cli("predict", finished / "run", raw.path, output)
+    assert ended.status == 2
+    assert "nan.zarr: 2 of " in ended.error
+    assert "are no numbers (NaN or infinite); write 0 in their place first" in ended.error
+
+
+@pytest.mark.parametrize("name", ["o.tif", "o.h5", "precomputed://o", "s3://bucket/o"])
+def test_outputs_that_promise_another_format(cli: Cli, finished: Path, raw: Path, output: Path, name: str) -> None:
+    place = name if "://" in name else output.with_name(name)
+    ended = cli("predict", finished / "run", raw, place)
+    assert_refused(ended, output, "what is written here is OME-Zarr, in a folder; give a name such as out.zarr")
+
+
+def test_an_output_that_is_the_input(cli: Cli, finished: Path, raw: Path) -> None:
+    before = open_volume(raw).read(open_volume(raw).box)
+    for arguments in (["predict", finished / "run", raw, raw], ["convert", raw, raw, "--overwrite"]):
+        ended = cli(*arguments)
+        assert (ended.status, "is the input itself" in ended.error) == (2, True)
+    assert np.array_equal(open_volume(raw).read(open_volume(raw).box), before)
+
+
+def test_a_file_where_the_folder_of_objects_should_be(cli: Cli, tmp_path: Path) -> None:
+    write_volume(tmp_path / "p.zarr", np.zeros((8, 64, 64), np.uint8))
+    (tmp_path / "README.md").write_text("here")
+    ended = cli("segment", tmp_path / "p.zarr", tmp_path / "README.md" / "o.zarr", "--threshold", "0.5")
+    assert ended.status == 2
+    assert "README.md: this folder cannot be made" in ended.error
+    assert "Traceback" not in ended.error
+
+
+def test_volumes_of_another_kind_as_mask_and_as_grey_values(cli: Cli, finished: Path, raw: Path, output: Path) -> None:
+    grey, found = (
+        write_volume(output.parents[1] / f"{kind}.zarr", np.ones((8, 64, 64), np.uint32), attributes={"kind": kind})
+        for kind in ("raw", "objects")
+    )
+    ended = cli("predict", finished / "run", raw, output, "--mask", grey.path)
+    assert_refused(ended, output, "given as --mask, holds grey values", "name the volume of a mask")
+    given = ["--truth", finished / "labels.zarr", "--objects", found.path, "--raw", found.path]
+    assert_refused(cli("evaluate", "--output", output, *given), output, "given as --raw, holds objects")
+
+
+def test_a_mask_without_tissue_is_named(cli: Cli, finished: Path, output: Path) -> None:
+    nothing = write_volume(output.parents[1] / "mask.zarr", np.zeros((8, 64, 64), np.uint8))
+    new = write_volume(output.parents[1] / "new.zarr", grey_and_labels(seed=5)[0])
+    ended = cli("predict", finished / "run", new.path, output, "--mask", nothing.path)
+    assert_refused(ended, output, "or outside of the mask; check the mask")
+
+
+def test_a_report_does_not_go_into_a_volume(cli: Cli, finished: Path) -> None:
+    labels = finished / "labels.zarr"
+    ended = cli("evaluate", "--output", labels, "--truth", labels, "--objects", labels)
+    assert (ended.status, "is a volume; give another folder" in ended.error) == (2, True)
+    assert not (labels / "scores.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "hint"),
+    [("8,8,40", "voxel sizes are z, y, x: is it 40 x 8 x 8?"), ("0.04,0.008,0.008", "not in micrometres: is it 40 x")],
+)
+def test_a_voxel_size_in_another_order_or_unit(cli: Cli, finished: Path, output: Path, size: str, hint: str) -> None:
+    stack = output.parents[1] / "stack.tif"
+    tifffile.imwrite(stack, grey_and_labels()[0])
+    ended = cli("predict", finished / "run", stack, output, "--voxel-size", size)
+    assert_refused(ended, output, hint)
+
+
+def test_a_run_folder_given_as_config(cli: Cli, finished: Path) -> None:
+    ended = cli("train", finished / "run", "--resume")
+    assert (ended.status, "is a run folder, not a config; give the config" in ended.error) == (2, True)
+
+
 def test_things_that_are_no_run(cli: Cli, data: Path, output: Path) -> None:
     for command in (("predict", data, data / "raw.zarr", output), ("prune-report", data)):
         assert_refused(cli(*command), output, str(data), "no run folder")

@@ -184,7 +184,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(finished: Path, tmp_path: P
         (["enroll", "RUN", "nowhere", "g.safetensors"], "nowhere: no such folder"),
         (["identify", "RUN", "g.safetensors", "PEOPLE", "--output", "n.csv"], "gallery g.safetensors: no such file"),
         (["identify", "RUN", "WEIGHTS", "PEOPLE", "--output", "n.csv"], "is no gallery of `synbb enroll`"),
-        (["identify", "RUN", "PAGE", "PEOPLE", "--output", "n.csv"], "cannot be read"),
+        (["identify", "RUN", "PAGE", "PEOPLE", "--output", "n.csv"], "is none of `synbb enroll`, or damaged"),
         (["data", "phantom-faces", "f", "--size", "3"], "--size '3' must be two positive whole numbers"),
         (["data", "phantom-speech", "f", "--words", "4,2"], "--words '4,2' must be the fewest and the most words"),
     ],

@@ -58,8 +58,8 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(call: Call, tmp_path: P
     assert "voxels of 40 x 8 x 8 nm, worked at 40 x 8 x 8 nm (level 0, as stored)" in said
     assert "normalisation " in said
     assert "1 block of 8 x 64 x 64 voxels, halo " in said
-    assert "1 files of 8 x 64 x 64 voxels, at most 131 kB (float32)" in said
-    assert "Mvox/s written (1 blocks: network" in said
+    assert "1 file of 8 x 64 x 64 voxels, at most 131 kB (float32)" in said
+    assert "Mvox/s written (1 block: network" in said
     assert "mean over mirror images along y, x" in said
     assert "probabilities below 0.1 are written as 0" in said
     assert "dry run: nothing was written" in said
@@ -135,7 +135,12 @@ def test_blended_windows(call: Call) -> None:
         (["--missing", "ignore"], "--missing 'ignore' is not one of error, skip"),
         (["--floor", "2"], "floor 2.0 must lie in [0, 1)"),
         (["--overlap", "1"], "overlap 1.0 must lie in [0, 1)"),
-        (["--window", "8,8"], "--window"),
+        (["--window", "8,8", "--overlap", "0.5"], "--window"),
+        (["--window", "8,64,64"], "--window is of use with --overlap alone"),
+        (["--retries", "4"], "--retries is of use with --cluster or --worker alone"),
+        (["--worker", "--lifetime", "10m"], "--lifetime is of use with --cluster alone"),
+        (["--cluster", "local:0"], "local:N wants a number of workers"),
+        (["--cluster", "nowhere.yaml", "--dry-run"], "nowhere.yaml: cannot be read"),
         (["--mask", "nowhere.zarr"], "no such file or folder"),
     ],
 )
