@@ -147,6 +147,10 @@ def load_study(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) ->
         SynbbError: a file is missing or no YAML mapping, or a key or value is wrong.
     """
     values = read_mapping(path, overrides, "run, folds, methods, densities, seeds, reference")
+    if "methods" not in values and "data" in values:
+        raise SynbbError(
+            f"{path} is the config of one run, for synbb train; that of a study names it as base, and lists methods"
+        )
     study = validated(StudySettings, values, str(path))
     if study.base is None:
         return study

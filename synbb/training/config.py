@@ -118,7 +118,10 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     Raises:
         SynbbError: the file is missing or no YAML mapping, an override is malformed, or a key or value is wrong.
     """
-    return run_config(read_mapping(path, overrides), str(path))
+    values = read_mapping(path, overrides)
+    if "methods" in values and "data" not in values:
+        raise SynbbError(f"{path} is the config of a study, for synbb compare; synbb train takes that of one run")
+    return run_config(values, str(path))
 
 
 def read_mapping(

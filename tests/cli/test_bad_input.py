@@ -453,6 +453,16 @@ def test_a_voxel_size_in_another_order_or_unit(cli: Cli, finished: Path, output:
     assert_refused(ended, output, hint)
 
 
+def test_configs_of_studies_and_of_runs_are_told_apart(cli: Cli, tmp_path: Path) -> None:
+    config = Path(__file__).parents[2] / "configs"
+    for command, file, message in (
+        ("train", "compare/phantom.yaml", "is the config of a study, for synbb compare"),
+        ("compare", "synapse/phantom.yaml", "is the config of one run, for synbb train"),
+    ):
+        ended = cli(command, config / file, "--output", tmp_path / "run")
+        assert (ended.status, message in ended.error) == (2, True)
+
+
 def test_a_run_folder_given_as_config(cli: Cli, finished: Path) -> None:
     ended = cli("train", finished / "run", "--resume")
     assert (ended.status, "is a run folder, not a config; give the config" in ended.error) == (2, True)
