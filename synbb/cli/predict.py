@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 FOR_FILES = frozenset({"run", "volume", "output", "named_output", "weights", "device", "allow_unfinished", "overwrite"})
 """What is of use with a run that predicts files."""
-
-
 NEEDED = {
     "window": ("overlap",),
     "lease_expiry": ("worker",),

@@ -235,6 +235,8 @@ class Ledger:
             raise SynbbError(
                 f"{self.output}: exists, and its ledger {self.path.name} is empty; remove both, or choose another name"
             )
+        if state.header["plan"] != fields and not state.marks and not _worker_files(self.output):
+            return self._begin(fields)  # it ended before its first block: nothing would be lost, or mixed in
         check_plan(self.output, state.header["plan"], fields)
         if os.fstat(self._lines.file.fileno()).st_size != state.good_bytes:
             self._lines.truncate(state.good_bytes)

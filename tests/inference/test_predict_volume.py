@@ -17,6 +17,7 @@ from torch import nn
 from synbb.errors import RunEnded, SynbbError
 from synbb.inference import predict_array, predict_volume, verify_output
 from synbb.inference.block_work import BlockInput, BlockWork
+from synbb.inference.drivers import LocalDriver
 from synbb.inference.ledger import ledger_path, read_marks
 from synbb.volumes.box import Box
 from synbb.volumes.opening import open_volume
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from synbb.inference.blocks import Block
+    from synbb.inference.drivers import Prediction
+    from synbb.inference.ledger import Ledger
     from synbb.inference.predictor import PredictionSummary
     from synbb.volumes.volume import Volume
+    from synbb.volumes.writing import WritableVolume
 
 GREY = Normalisation(20.0, 230.0)
 NET = random_unet()
@@ -174,6 +178,18 @@ def test_another_plan_is_refused(raw: Volume, tmp_path: Path, changed: dict[str,
     with pytest.raises(SynbbError, match=rf"was begun with other settings; .*{name} was .*, is now"):
         predict(raw, tmp_path / "out.zarr", **{"write_block": (9, 64, 64), **changed})
     assert ledger_path(tmp_path / "out.zarr").read_bytes() == before
+
+
+def test_an_output_without_a_finished_block_is_begun_anew_with_another_plan(raw: Volume, tmp_path: Path) -> None:
+    class Unreachable(LocalDriver):
+        def compute(self, prediction: Prediction, output: WritableVolume, ledger: Ledger) -> int:
+            raise SynbbError("no scheduler answers")
+
+    with pytest.raises(SynbbError, match="no scheduler answers"):
+        predict(raw, tmp_path / "out.zarr", driver=Unreachable())
+    assert predict(raw, tmp_path / "out.zarr", dtype="float32").skipped == 0
+    assert open_volume(tmp_path / "out.zarr").dtype == np.float32
+    assert open_volume(tmp_path / "out.zarr").attributes["complete"] is True
 
 
 def test_another_input_is_refused(raw: Volume, tmp_path: Path) -> None:
