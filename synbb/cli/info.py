@@ -110,6 +110,8 @@ def _add_greys(table: Table, volume: Volume, inspection: Inspection) -> None:
     greys = inspection.greys
     base = "every voxel" if greys.exact else f"a sample of {_amount(greys.seen)}"
     _row(table, "values", f"{greys.lowest:g} to {greys.highest:g} ({base})")
+    if greys.not_finite:
+        _row(table, "no numbers", f"{greys.not_finite:,} voxels are NaN or infinite; predict and train refuse those")
     if greys.tissue == 0:
         _row(table, "tissue", "none: every 16 x 16 tile looked at is constant", style="yellow")
     else:

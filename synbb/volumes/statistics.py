@@ -103,6 +103,7 @@ class GreySample:
         lowest: smallest value looked at, padding included.
         highest: largest value looked at, padding included.
         exact: whether every voxel was looked at.
+        not_finite: voxels looked at that are NaN or infinite.
     """
 
     values: Voxels
@@ -111,6 +112,7 @@ class GreySample:
     lowest: float
     highest: float
     exact: bool
+    not_finite: int = 0
 
     @property
     def tissue(self) -> int:
@@ -227,6 +229,7 @@ def sample_greys(
         lowest=min(part[2] for part in parts),
         highest=max(part[3] for part in parts),
         exact=exact,
+        not_finite=sum(part[4] for part in parts),
     )
 
 
@@ -250,11 +253,13 @@ def _choose(cells: list[Box], seed: int, max_voxels: int) -> tuple[list[Box], bo
     return chosen, False
 
 
-def _count(volume: Volume, cell: Box, inside: Inside | None) -> tuple[Voxels, npt.NDArray[np.int64], float, float]:
+def _count(volume: Volume, cell: Box, inside: Inside | None) -> tuple[Voxels, npt.NDArray[np.int64], float, float, int]:
     block = volume.read(cell)
     tissue = tissue_mask(block)
     values, counts = _tally(block[tissue if inside is None else tissue & inside(cell)])
-    return values, counts, float(np.fmin.reduce(block, axis=None)), float(np.fmax.reduce(block, axis=None))
+    lowest, highest = float(np.fmin.reduce(block, axis=None)), float(np.fmax.reduce(block, axis=None))
+    broken = int(np.count_nonzero(~np.isfinite(block))) if block.dtype.kind == "f" else 0
+    return values, counts, lowest, highest, broken
 
 
 def _tally(tissue: Voxels) -> tuple[Voxels, npt.NDArray[np.int64]]:

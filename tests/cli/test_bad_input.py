@@ -391,6 +391,7 @@ def test_values_that_are_no_numbers_are_the_inputs_fault(cli: Cli, finished: Pat
     assert ended.status == 2
     assert "nan.zarr: 2 of " in ended.error
     assert "are no numbers (NaN or infinite); write 0 in their place first" in ended.error
+    assert "2 voxels are NaN or infinite" in cli("info", raw.path).out
 
 
 @pytest.mark.parametrize("name", ["o.tif", "o.h5", "precomputed://o", "s3://bucket/o"])
