@@ -72,8 +72,6 @@ def convert(
     if kind != "precomputed":
         check_zarr_name(target)
     _check_target(target, overwrite=overwrite)
-    if target.exists() and target.resolve() == Path(split_kind(str(src))[1]).resolve():
-        raise SynbbError(f"{dst} is the input itself, which would be replaced; give another output")
     source = open_volume(src, dataset=dataset, voxel_size=voxel_size)
     if kind == "precomputed":
         if shards is not None:

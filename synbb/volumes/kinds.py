@@ -17,13 +17,10 @@ Use = Literal["raw", "probabilities", "labels", "objects", "mask"]
 
 COMPLETE = "complete"
 """Attribute of what ``predict`` writes: false until every block is there."""
-CALLED = {
-    "raw": "grey values",
-    "probabilities": "probabilities",
-    "labels": "an annotation",
-    "objects": "objects",
-    "mask": "a mask, nonzero where there is tissue",
-}
+CALLED = {"raw": "grey values", "probabilities": "probabilities", "labels": "an annotation", "objects": "objects"}
+"""What a volume of each kind holds."""
+WANTED = {**CALLED, "mask": "a mask, nonzero where there is tissue"}
+"""What is asked for, by use."""
 LABEL_KINDS = ("labels", "objects")
 """Whose values are names. Objects may be given as labels: networks learn from those of others, and are compared."""
 MEANT: dict[Use, tuple[str, ...]] = {
@@ -57,7 +54,7 @@ def check_use(volume: Volume, use: Use, option: str = "") -> None:
         return
     given = f", given as {option}," if option else ""
     raise SynbbError(
-        f"{volume.path}{given} holds {CALLED[kind]} (its metadata say kind: {kind}); name the volume of {CALLED[use]}"
+        f"{volume.path}{given} holds {CALLED[kind]} (its metadata say kind: {kind}); name the volume of {WANTED[use]}"
     )
 
 

@@ -10,13 +10,14 @@ import pytest
 
 from synbb.errors import SynbbError
 from synbb.volumes import Volume, create_volume, open_volume
-from synbb.volumes.kinds import CALLED, check_use, stated_kind
+from synbb.volumes.kinds import CALLED, WANTED, check_use, stated_kind
 
 REFUSED = {
     "raw": {"probabilities", "labels", "objects"},
     "probabilities": {"raw", "labels", "objects"},
     "labels": {"raw", "probabilities"},
     "objects": {"raw", "probabilities"},
+    "mask": {"raw", "probabilities"},
 }
 
 
@@ -33,7 +34,7 @@ def test_a_volume_is_refused_where_it_cannot_be_meant(kind: str, use: str, tmp_p
     if kind not in REFUSED[use]:
         check_use(found, use)
         return
-    with pytest.raises(SynbbError, match=f"volume.zarr holds {CALLED[kind]} .*name the volume of {CALLED[use]}"):
+    with pytest.raises(SynbbError, match=f"volume.zarr holds {CALLED[kind]} .*name the volume of {WANTED[use]}"):
         check_use(found, use)
     with pytest.raises(SynbbError, match=f"volume.zarr, given as --this, holds {CALLED[kind]} "):
         check_use(found, use, "--this")
