@@ -16,19 +16,24 @@ WORK_FACTOR = 2.2
 """Working voxels read for each one written that a default block may cost, where memory allows."""
 
 FIRST_BLOCK = (32, 256, 256)  # working voxels
+THIN = FIRST_BLOCK[0] * 3 // 2
+"""Working sections up to which one block reaches through: a few left over would be read with several times as many."""
 LARGEST_BLOCK = 2**23  # working voxels; a network of 24 channels takes about 100 times 4 bytes for each
 
 
 def default_write_block(region: Box, scale: Sequence[float], halo: Sequence[int], stride: Sequence[int]) -> Triple:
     """Voxels of the input in a write block: whole chunks of the output, no larger than ``region``.
 
-    Begins at 32 x 256 x 256 working voxels and doubles the axis that loses most to its halo until a block inside a
-    large volume reads at most :data:`WORK_FACTOR` times what it writes, or holds :data:`LARGEST_BLOCK` voxels.
+    Begins at 32 x 256 x 256 working voxels (all sections, if they are at most :data:`THIN`) and doubles the axis that
+    loses most to its halo until a block inside a large volume reads at most :data:`WORK_FACTOR` times what it writes,
+    or holds :data:`LARGEST_BLOCK` voxels.
     """
     # Interpolation back to the input takes a further working voxel, hence a further step of the stride grid.
     margin = [2 * (h if f == 1 else h + s) for h, f, s in zip(round_up(halo, stride), scale, stride, strict=True)]
     limit = [max(1, math.ceil(n / f)) for n, f in zip(region.shape, scale, strict=True)]
     size = [min(n, most) for n, most in zip(FIRST_BLOCK, limit, strict=True)]
+    if limit[0] <= THIN:
+        size[0] = limit[0]
     while _factor(size, margin) > WORK_FACTOR and math.prod(size) < LARGEST_BLOCK:
         free = [axis for axis in range(3) if size[axis] < limit[axis]]
         if not free:
@@ -36,9 +41,9 @@ def default_write_block(region: Box, scale: Sequence[float], halo: Sequence[int]
         axis = max(free, key=lambda a: margin[a] / size[a])
         size[axis] = min(2 * size[axis], limit[axis])
     block = []
-    for n, f, most, chunk in zip(size, scale, region.shape, CHUNKS, strict=True):
+    for n, whole, f, most, chunk in zip(size, limit, scale, region.shape, CHUNKS, strict=True):
         chunks = max(1, round(n * f / chunk))
-        block.append(min(chunks * chunk, most))
+        block.append(most if n == whole else min(chunks * chunk, most))
     return triple(block)
 
 

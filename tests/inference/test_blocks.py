@@ -106,12 +106,18 @@ def test_default_blocks_of_other_networks(scale: tuple[float, float, float], hal
     assert all(b % c == 0 for b, c in zip(block, (32, 128, 128), strict=True))
 
 
-def test_a_thin_volume_is_not_cut_along_z() -> None:
-    shape = (20, 1024, 704)
+@pytest.mark.parametrize("sections", [20, 40, 48])
+def test_a_thin_volume_is_not_cut_along_z(sections: int) -> None:
+    shape = (sections, 1024, 704)
     block = default_write_block(Box.of_shape(shape), ONE, DEFAULT_HALO, DEFAULT_STRIDE)
     plan = plan_of(shape, block, DEFAULT_HALO, DEFAULT_STRIDE)
-    assert block[0] == 20
+    assert block[0] == sections
     assert plan.work_factor < 1.35
+
+
+def test_a_deeper_volume_is_cut_into_whole_chunks() -> None:
+    block = default_write_block(Box.of_shape((49, 1024, 704)), ONE, DEFAULT_HALO, DEFAULT_STRIDE)
+    assert block == FIRST_BLOCK
 
 
 @settings(max_examples=100, deadline=None)
