@@ -39,6 +39,7 @@ from torch import nn
 
 from synbb.evaluation.voxels import ScoreHistogram
 from synbb.inference import BlockPlan, predict_volume
+from synbb.inference.allocator import return_large_arrays
 from synbb.inference.block_work import BlockWork, quantise
 from synbb.inference.network import Network
 from synbb.inference.pipeline import threads_beside
@@ -78,6 +79,8 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=4, help="windows that MONAI computes at once")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.device.type == "cpu":
+        return_large_arrays()  # as `synbb predict` does
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         path = _noise(options.volume, options.grid, place)
