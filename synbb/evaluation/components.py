@@ -288,7 +288,9 @@ def find_components(
     steps = neighbour_offsets(connectivity)
     blocks = BlockGrid(box, triple(block_shape), box.start if anchor is None else triple(anchor))
     towards = {direction: _towards(direction, steps) for direction in _EARLIER}
-    tables, pairs, spans = [], [np.empty((0, 2), np.int64)], [0]
+    layers: list[ComponentTable] = []  # the rows of whole layers of blocks; those of the present one are in tables
+    tables: list[ComponentTable] = []
+    pairs, spans = [np.empty((0, 2), np.int64)], [0]
     faces: dict[Triple, _Voxels] = {}  # by place in the grid of blocks
     before_gap: dict[tuple[int, int, int], _Voxels] = {}  # by bridge, and y, x of the place
     layer = 0
@@ -300,6 +302,10 @@ def find_components(
         if place[0] > layer:  # of the layer before, only its last section touches what comes
             layer = place[0]
             faces = {at: face.of_section(block.start[0] - 1) for at, face in faces.items() if at[0] == layer - 1}
+            # Thousands of small arrays, each between what is freed again, would keep the memory around them.
+            if tables:
+                layers.append(ComponentTable.concatenate(tables))
+            tables, pairs = [], [np.concatenate(pairs)]
         if count:
             tables.append(
                 measure(runs, labels - spans[-1], count, block.relative_to(box.start).start, box.shape, values)
@@ -324,7 +330,9 @@ def find_components(
         spans.append(spans[-1] + count)
         if progress is not None:
             progress(done, len(blocks))
-    table, ids = _join(tables, np.concatenate(pairs), spans[-1])
+    layers.extend(tables)
+    tables.clear()
+    table, ids = _join(layers, np.concatenate(pairs), spans[-1])
     return Components(blocks, connectivity, table, ids, np.asarray(spans, np.int64))
 
 
