@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from synbb.cli.values import flags, given_on_command_line
+from synbb.cli.values import refuse_others
 from synbb.errors import SynbbError
 from synbb.places import run_at
 
@@ -58,11 +58,10 @@ def command(
         raise SynbbError("give either a RUN, or --truth T with --probabilities P or --objects O")
     if run is not None:
         run_at(run)
-    others = [name for name in given_on_command_line(context) if name not in (OF_RUNS if run else OF_VOLUMES)]
-    if others:
-        alone = "--truth" if run else "a RUN"
-        scored = f"{run} is a run, scored on a split of its own" if run else "here volumes are scored"
-        raise SynbbError(f"{flags(others)}: of use with {alone} alone, and {scored}")
+        why = f"of use with --truth alone, and {run} is a run, scored on a split of its own"
+        refuse_others(context, OF_RUNS, why)
+    else:
+        refuse_others(context, OF_VOLUMES, "of use with a RUN alone, and here volumes are scored")
     from synbb.cli.console import console, progress
     from synbb.evaluation.evaluate import evaluate_volumes
     from synbb.volumes.box import parse_region

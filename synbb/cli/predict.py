@@ -127,7 +127,7 @@ def command(
     With a run on faces or speech INPUT is a folder of images or audio, or one file, OUTPUT a CSV of embeddings or
     transcripts; of the options --weights, --device, --allow-unfinished and --overwrite then apply.
     """
-    from synbb.cli.values import flags, given_on_command_line, refuse_without, three_integers
+    from synbb.cli.values import refuse_others, refuse_without, three_integers
     from synbb.errors import SynbbError
     from synbb.places import run_at
 
@@ -168,9 +168,7 @@ def command(
     from synbb.prediction.volumes import predict
 
     if predicts_files(run):
-        given = [name for name in given_on_command_line(context) if name not in FOR_FILES]
-        if given:
-            raise SynbbError(f"{flags(given)}: of use with volumes alone, and {run} is a run that predicts files")
+        refuse_others(context, FOR_FILES, f"of use with volumes alone, and {run} is a run that predicts files")
         predict_files(
             run,
             Path(volume),

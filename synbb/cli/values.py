@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from synbb.errors import SynbbError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     import typer
 
@@ -68,6 +68,22 @@ def refuse_without(context: typer.Context, needed: dict[str, tuple[str, ...]]) -
     for name, others in needed.items():
         if name in given and not set(others) & set(given):
             raise SynbbError(f"{flags([name])} is of use with {' or '.join(flags([o]) for o in others)} alone")
+
+
+def refuse_others(context: typer.Context, heeded: Collection[str], why: str) -> None:
+    """Refuse options that are not heeded here.
+
+    Args:
+        context: of the command.
+        heeded: names of the parameters that are.
+        why: the end of the message, after the options.
+
+    Raises:
+        SynbbError: naming the options.
+    """
+    others = [name for name in given_on_command_line(context) if name not in heeded]
+    if others:
+        raise SynbbError(f"{flags(others)}: {why}")
 
 
 def flags(names: Iterable[str]) -> str:

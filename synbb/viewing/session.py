@@ -17,6 +17,7 @@ from synbb.viewing.kinds import Kind
 from synbb.viewing.library import neuroglancer
 from synbb.viewing.points import read_points
 from synbb.viewing.shown import ShownVolume
+from synbb.volumes.kinds import is_finished
 from synbb.volumes.opening import open_volume
 from synbb.volumes.storage import VoxelSizeMissingError
 from synbb.volumes.stores import split_kind
@@ -255,7 +256,7 @@ def _add_layers(
 def _notes(shown: Sequence[ShownVolume]) -> list[str]:
     notes = []
     for each in shown:
-        if each.volume.attributes.get("complete") is False:
+        if not is_finished(each.volume):
             notes.append(f"{each.volume.path} is not finished: blocks that are missing read as 0")
         if each.volume.box.size > LARGE and len(each.levels) == 1:
             notes.append(

@@ -58,11 +58,16 @@ def check_use(volume: Volume, use: Use, option: str = "") -> None:
     )
 
 
+def is_finished(volume: Volume) -> bool:
+    """Whether no block of it is missing, as far as its metadata say."""
+    return volume.attributes.get(COMPLETE) is not False
+
+
 def check_finished(volume: Volume) -> None:
     """Refuse a prediction of which blocks are missing: they would count as 0.
 
     Raises:
         SynbbError: its metadata say so.
     """
-    if volume.attributes.get(COMPLETE) is False:
+    if not is_finished(volume):
         raise SynbbError(f"{volume.path} is not finished: blocks are missing; call synbb predict again first")
