@@ -1,11 +1,14 @@
-"""The command starts at once, and Ctrl-C ends it without a traceback however early it comes."""
+"""The command starts at once, tells how it is used, and Ctrl-C ends it without a traceback however early it comes."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+from commands import Cli
 
 HEAVY = ("dask", "monai", "numpy", "scipy", "skimage", "torch", "zarr")
 
@@ -78,3 +81,23 @@ def test_an_ignored_interrupt_stays_ignored() -> None:
     program = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + PRESSED_LATER.split("\n", 3)[3]
     found = _python("import os\n" + program)
     assert (found.returncode, found.stdout) == (0, ""), found
+
+
+def test_usage_errors_and_help(cli: Cli) -> None:
+    assert cli("train").status == 2
+    assert cli("trian").status == 2
+    assert cli("--version").out.startswith("synbb ")
+    for command in ("train", "predict", "prune-report"):
+        ended = cli(command, "--help")
+        assert ended.status == 0
+        assert "Usage" in ended.out
+
+
+def test_as_a_module_in_a_process_of_its_own(data: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "COLUMNS": "80"}
+    command = [sys.executable, "-m", "synbb", "train", str(data / "none.yaml")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("synbb: config ")
+    assert ended.stderr.count("\n") == 1
+    assert not [path for path in tmp_path.iterdir() if path.name != "data"]
