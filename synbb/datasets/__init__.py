@@ -1,7 +1,7 @@
 """Datasets: the manifest, fetching and verifying, importers, and the phantom that needs no download."""
 
 from synbb.datasets.fetch import Fetched, fetch, verify
-from synbb.datasets.manifest import Dataset, check_fetched, find_dataset, load_manifest, manifest_path
+from synbb.datasets.manifest import Dataset, check_fetched, credit, find_dataset, load_manifest, manifest_path
 from synbb.datasets.phantom import PhantomSpec, write_phantom
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Fetched",
     "PhantomSpec",
     "check_fetched",
+    "credit",
     "fetch",
     "find_dataset",
     "load_manifest",

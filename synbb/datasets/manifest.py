@@ -255,6 +255,18 @@ def check_fetched(dataset: str | None, missing: Sequence[str]) -> None:
         )
 
 
+def credit(dataset: str | None) -> dict[str, str]:
+    """Licence and citation of a dataset by its name, as a run keeps them; nothing for data of one's own.
+
+    Raises:
+        SynbbError: there is no such dataset.
+    """
+    if dataset is None:
+        return {}
+    found = find_dataset(dataset, load_manifest())
+    return {"licence": found.licence, "citation": found.citation}
+
+
 def _dataset(where: str, record: Any) -> Dataset:
     kind = record.get("kind") if isinstance(record, dict) else None
     if not isinstance(kind, str) or kind not in _KINDS:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from synbb.datasets import check_fetched, find_dataset, load_manifest
+from synbb.datasets import check_fetched, credit
 from synbb.datasets.face_folders import ENDINGS, list_faces, read_pairs
 from synbb.datasets.ordering import natural
 from synbb.errors import SynbbError
@@ -27,6 +27,7 @@ from synbb.evaluation.verification import mean_by_identity
 from synbb.models.face_resnet import FaceNet, build_face_resnet, cosine_margin_loss
 from synbb.schema import Settings
 from synbb.tasks.base import Batch, HeldOut, Table, Validation
+from synbb.tasks.epochs import Epochs
 from synbb.tasks.face_images import (
     Chosen,
     FaceAugmentation,
@@ -127,6 +128,7 @@ class FacesTask:
         self._reader = FaceReader(data.size, evening=data.evening, cache_bytes=data.cache_mib * 2**20)
         self._names: list[str] = []
         self._train = self._validation = Chosen((), np.zeros(0, np.int64))
+        self._epochs: Epochs  # since the images are there
 
     # ---- data ----
 
@@ -143,6 +145,8 @@ class FacesTask:
         check_fetched(self._data.dataset, [each for each in folders if not Path(each).exists()])
         lines = []
         self._train = self._choose("train")
+        self._owners = self._train.owners()
+        self._epochs = Epochs(len(self._train.faces), seed=self._seed, batch_size=self._batch_size)
         self._names = self._train.identities
         lines += told("train", self._train)
         if len(self._names) < 2:
@@ -186,32 +190,19 @@ class FacesTask:
 
     def batch(self, step: int, rank: int, world_size: int) -> Batch:
         """Images (batch, 1, y, x) and identities (batch,) of a step on a rank: epochs of shuffled images."""
-        items = [self._drawn(step * self._batch_size + item) for item in range(rank, self._batch_size, world_size)]
+        drawn = self._epochs.drawn(step, rank, world_size)
         images = [
-            standardised(changed(self._own_chain(), self._lit(self._train.faces[place].path, seed), seed))
-            for place, seed in items
+            standardised(
+                changed(self._own_chain(), self._lit(self._train.faces[each.place].path, each.seed), each.seed)
+            )
+            for each in drawn
         ]
-        owners = self._owners()
-        return Batch(torch.stack(images), torch.tensor([int(owners[place]) for place, _ in items]))
+        return Batch(torch.stack(images), torch.tensor([int(self._owners[each.place]) for each in drawn]))
 
     def _lit(self, path: Path, seed: int) -> Tensor:
         """A training image, in some cases with a shadow over it."""
         falls = np.random.default_rng([seed, 1]).random() < self._data.augment.shadow
         return self._reader.image(path, seed if falls else None)
-
-    def _drawn(self, position: int) -> tuple[int, int]:
-        """Image and augmentation seed at a position of the endless sequence of shuffled epochs."""
-        epoch, place = divmod(position, len(self._train.faces))
-        held = getattr(self._local, "order", None)
-        if held is None or held[0] != epoch:
-            order = np.random.default_rng([self._seed, epoch]).permutation(len(self._train.faces))
-            held = self._local.order = (epoch, order)
-        return int(held[1][place]), int(np.random.default_rng([self._seed, position, 1]).integers(2**31))
-
-    def _owners(self) -> NDArray[np.int64]:
-        if not hasattr(self, "_owner"):
-            self._owner = self._train.owners()
-        return self._owner
 
     def _own_chain(self) -> Any:
         # MONAI transforms hold their random state: each loader thread needs a chain of its own.
@@ -360,16 +351,12 @@ class FacesTask:
 
     def facts(self) -> dict[str, Any]:
         """Identities of the head in its order, size and treatment of images, licence and citation of the dataset."""
-        about = {}
-        if self._data.dataset is not None:
-            dataset = find_dataset(self._data.dataset, load_manifest())
-            about = {"licence": dataset.licence, "citation": dataset.citation}
         return {
             "identities": self._names,
             "protocol": self._data.protocol,
             "size": list(self._data.size),
             "evening": self._data.evening,
-            **about,
+            **credit(self._data.dataset),
         }
 
     def close(self) -> None:

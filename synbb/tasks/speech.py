@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synbb.datasets import check_fetched, find_dataset, load_manifest
+from synbb.datasets import check_fetched, credit
 from synbb.errors import SynbbError
 from synbb.evaluation.words import THIRDS, WordErrors, errors_by_frequency, frequency_thirds, score_words, sum_by_unit
 from synbb.models.ctc import BLANK
@@ -22,6 +20,7 @@ from synbb.models.speech_transformer import REDUCTION, SpeechTransformer, build_
 from synbb.pruning.resampling import Resampled
 from synbb.schema import Settings
 from synbb.tasks.base import Batch, HeldOut, Table, Validation
+from synbb.tasks.epochs import Epochs
 from synbb.tasks.speech_corpus import Chosen, CorpusPart, Heard, choose, told, writable
 from synbb.tasks.speech_features import (
     FeatureReader,
@@ -48,8 +47,6 @@ if TYPE_CHECKING:
 
 IGNORED = -1
 """Target that stands for no token."""
-MIXED = 32
-"""Batches whose utterances are sorted by length, so that little is padding."""
 FLOAT = 4  # bytes
 FALLBACK = 20.0  # s, of a task without data
 
@@ -121,8 +118,8 @@ class SpeechTask:
         self._reader = FeatureReader(data.features, cache_bytes=data.cache_mib * 2**20)
         self._vocabulary: Vocabulary = Characters("")
         self._train = self._validation = Chosen()
+        self._epochs: Epochs  # since the data are there
         self._longest = FALLBACK
-        self._local = threading.local()
 
     # ---- data ----
 
@@ -142,6 +139,8 @@ class SpeechTask:
         if known is not None and known.get("vocabulary") != self._vocabulary.facts():
             raise SynbbError("data.corpora: the training transcripts are others than when the run was begun")
         self._train, self._validation = self._writable(train), self._writable(validation)
+        lengths = [each.frames for each in self._train.heard]
+        self._epochs = Epochs(len(lengths), seed=self._seed, batch_size=self._batch_size, lengths=lengths)
         self._check_apart("validation", self._validation)
         self._longest = max(each.seconds for each in self._train.heard)
         test = self._checked_test()
@@ -206,16 +205,12 @@ class SpeechTask:
 
         Epochs of shuffled utterances, those of a batch of about one length.
         """
-        places = [self._drawn(step * self._batch_size + item) for item in range(rank, self._batch_size, world_size)]
-        seeds = [
-            int(np.random.default_rng([self._seed, step * self._batch_size + item, 1]).integers(2**31))
-            for item in range(rank, self._batch_size, world_size)
-        ]
-        heard = [self._train.heard[place] for place in places]
+        drawn = self._epochs.drawn(step, rank, world_size)
+        heard = [self._train.heard[each.place] for each in drawn]
         tokens = [self._vocabulary.encode(each.text) for each in heard]
         frames = [
-            changed(self._reader.frames(each.utterance.path), self._data.augment, self._least(written), seed)
-            for each, written, seed in zip(heard, tokens, seeds, strict=True)
+            changed(self._reader.frames(each.utterance.path), self._data.augment, self._least(written), item.seed)
+            for each, written, item in zip(heard, tokens, drawn, strict=True)
         ]
         return self._collated(frames, tokens)
 
@@ -235,26 +230,6 @@ class SpeechTask:
         so_far = F.pad(targets.clamp(min=BLANK), (1, 0), value=end_of(self._vocabulary))
         written = F.pad(targets != IGNORED, (1, 0), value=True)
         return Batch((inputs, lengths, so_far), targets, {"decoder*": written, "*": heard})
-
-    def _drawn(self, position: int) -> int:
-        """The utterance at a position of the endless sequence of shuffled epochs."""
-        size = self._batch_size
-        batches = max(len(self._train.heard) // size, 1)
-        epoch, place = divmod(position, batches * size)
-        held = getattr(self._local, "order", None)
-        if held is None or held[0] != epoch:
-            held = self._local.order = (epoch, self._order(epoch, batches * size))
-        return int(held[1][place])
-
-    def _order(self, epoch: int, count: int) -> NDArray[np.int64]:
-        """``count`` utterances of an epoch: shuffled, those of a batch of about one length, the batches shuffled."""
-        rng = np.random.default_rng([self._seed, epoch])
-        order = np.resize(rng.permutation(len(self._train.heard)), count)
-        lengths = np.array([each.frames for each in self._train.heard])
-        for first in range(0, count, MIXED * self._batch_size):
-            window = order[first : first + MIXED * self._batch_size]
-            window[:] = window[np.argsort(lengths[window], kind="stable")]
-        return np.asarray(rng.permutation(order.reshape(-1, self._batch_size)).reshape(-1), np.int64)
 
     def upcoming(self, steps: range, rank: int, world_size: int) -> None:
         """Nothing: utterances are small and decoded as they are needed."""
@@ -372,16 +347,12 @@ class SpeechTask:
 
     def facts(self) -> dict[str, Any]:
         """The vocabulary, licence and citation of the dataset."""
-        about = {}
-        if self._data.dataset is not None:
-            dataset = find_dataset(self._data.dataset, load_manifest())
-            about = {"licence": dataset.licence, "citation": dataset.citation}
         left_out = [*self._train.skipped, *self._validation.skipped]
         return {
             "vocabulary": self._vocabulary.facts(),
             "longest": self._longest,
             **({"left_out": left_out} if left_out else {}),
-            **about,
+            **credit(self._data.dataset),
         }
 
     def close(self) -> None:
