@@ -18,7 +18,9 @@ def command(
     pyramid: Annotated[bool, typer.Option("--pyramid", help="Add coarser levels for viewers.")] = False,
     dataset: Annotated[str | None, typer.Option(help="Array inside the source.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST if it is a zarr or precomputed.")] = False,
-    ome_version: Annotated[str, typer.Option("--ome-version", help="0.5 (zarr v3), or 0.4 (zarr v2).")] = "0.5",
+    ome_version: Annotated[
+        str | None, typer.Option("--ome-version", help="Of an OME-Zarr: 0.5 (zarr v3, the default), or 0.4 (zarr v2).")
+    ] = None,
 ) -> None:
     """Convert a volume to OME-Zarr or neuroglancer precomputed, chunk by chunk."""
     from synbb.cli.console import console, progress

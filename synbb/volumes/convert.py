@@ -41,7 +41,7 @@ def convert(
     chunks: Sequence[int] | None = None,
     shards: Sequence[int] | None = None,
     overwrite: bool = False,
-    ome_version: str = VERSION,
+    ome_version: str | None = None,
     progress: Progress | None = None,
 ) -> Volume:
     """Write a volume as OME-Zarr or as neuroglancer precomputed, values, type and offset unchanged.
@@ -58,7 +58,7 @@ def convert(
         chunks: voxels of a chunk.
         shards: voxels of a shard.
         overwrite: replace a zarr or precomputed volume at ``dst``.
-        ome_version: 0.5 (zarr v3), or 0.4 (zarr v2).
+        ome_version: of an OME-Zarr: 0.5 (zarr v3), the default, or 0.4 (zarr v2).
         progress: told (blocks done, blocks in all).
 
     Raises:
@@ -76,6 +76,8 @@ def convert(
     if kind == "precomputed":
         if shards is not None:
             raise SynbbError(f"{dst}: precomputed volumes are written without shards; leave them out")
+        if ome_version is not None:
+            raise SynbbError(f"{dst}: a precomputed volume has no OME version, {ome_version} was given; leave it out")
         _to_precomputed(source, target, src, pyramid=pyramid, chunks=chunks, overwrite=overwrite, progress=progress)
         return open_volume(str(dst))
     with _beside(target, overwrite=overwrite) as part:
@@ -89,7 +91,7 @@ def convert(
             shards=shards,
             attributes={**source.attributes, "converted_from": str(src)},
             name=target.stem,
-            ome_version=ome_version,
+            ome_version=ome_version or VERSION,
         )
         later = pyramid_blocks(source.shape, source.voxel_size, out.chunks) if pyramid else 0
         copied = _copy(source, out, later, progress, part.parent)

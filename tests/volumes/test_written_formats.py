@@ -144,6 +144,7 @@ def test_what_cannot_be_written_is_refused(tmp_path):
     for target, options, message in (
         (f"precomputed://{tmp_path / 'p'}", {}, "no float64"),
         (f"precomputed://{tmp_path / 'p'}", {"shards": (2, 8, 8)}, "without shards"),
+        (f"precomputed://{tmp_path / 'p'}", {"ome_version": "0.4"}, "has no OME version, 0.4 was given"),
         ("s3://bucket/v.zarr", {}, "written to folders"),
         (f"n5://{tmp_path / 'v.n5'}", {}, "written to folders"),
         (tmp_path / "v.zarr", {"ome_version": "0.3"}, "0.3 is not written"),
