@@ -14,6 +14,8 @@ from synbb.inference.sizes import output_grid
 from synbb.volumes import stores
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     import torch
 
     from synbb.inference.block_work import BlockWork
@@ -26,8 +28,10 @@ ALLOCATOR_HINT = "with tcmalloc preloaded a CPU predicts up to 1.5 times as fast
 TENSORSTORE_HINT = "zarr is read five times as fast with tensorstore: pip install 'synbb[remote]'"
 
 
-def estimate(work: BlockWork, network: Network, dtype: np.dtype[Any]) -> list[str]:
+def estimate(work: BlockWork, network: Network, dtype: np.dtype[Any], finished: Collection[int] = ()) -> list[str]:
     """Lines for people: files, disk and time, the last from one batch that is computed twice (the first warms up).
+
+    The time is that of the blocks that are not among the ``finished`` ones, by number.
 
     A hint may follow: of an allocator on a CPU (:func:`takes_memory_from_glibc`), of tensorstore beside a GPU.
 
@@ -40,6 +44,12 @@ def estimate(work: BlockWork, network: Network, dtype: np.dtype[Any]) -> list[st
     disk = plan.region.size * dtype.itemsize
     grid = " x ".join(map(str, shards or chunks))
     lines = [f"{files:,} file{'s' * (files != 1)} of {grid} voxels, at most {_bytes(disk)} ({dtype})"]
+    if finished:
+        done = f"{len(finished):,} of {len(plan):,} blocks are finished already"
+        lines.append(f"{done}, nothing is left to compute" if len(finished) == len(plan) else done)
+    if len(finished) == len(plan):
+        return lines
+    left = plan.region.size - sum(plan.block(index).write.size for index in finished)
     batches = list(plan.batches(network.batch))
     for batch in batches[len(batches) // 2 :][:LOOKED_AT]:
         began = time.perf_counter()
@@ -66,7 +76,7 @@ def estimate(work: BlockWork, network: Network, dtype: np.dtype[Any]) -> list[st
             f"beside it reading {reading:.2f} s, threads {threads.readers}, "
             f"and making voxels {making:.2f} s, threads {threads.writers}"
         )
-        seconds = pace * plan.region.size / voxels
+        seconds = pace * left / voxels
         lines.append(f"about {_duration(seconds)} at {voxels / pace / 1e6:.2f} Mvox/s written ({how})")
         return lines + hints(network.device)
     return [*lines, f"no time can be told: {min(LOOKED_AT, len(batches))} batches in the middle hold no data"]

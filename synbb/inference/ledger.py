@@ -159,12 +159,7 @@ class Ledger:
     def __init__(self, output: str | Path, fields: Mapping[str, Any]) -> None:
         self.output = Path(output)
         self.path = ledger_path(output)
-        output_exists = exists(self.output)
-        if output_exists and not self.path.exists():
-            raise SynbbError(
-                f"{self.output}: exists already and has no ledger ({self.path.name}), so it is not a prediction to be "
-                "continued; remove it or choose another output"
-            )
+        output_exists = _begun(self.output)
         self._lines = _Lines(self.path)
         try:
             self._lock()
@@ -338,6 +333,20 @@ def read_marks(output: str | Path) -> tuple[dict[str, Any], dict[int, Mark]]:
     return state.header["plan"], state.marks
 
 
+def finished_marks(output: str | Path, fields: Mapping[str, Any]) -> dict[int, Mark]:
+    """What a call with the plan ``fields`` would find finished at ``output``; nothing is locked or changed.
+
+    Raises:
+        SynbbError: such a call would be refused, as :class:`Ledger` does.
+    """
+    if not _begun(Path(output)):
+        return {}
+    begun_with, marks = read_marks(output)
+    if marks:
+        check_plan(output, begun_with, fields)
+    return marks
+
+
 def is_created(output: str | Path) -> bool:
     """Whether the ledger of ``output`` says that its metadata were completely written."""
     path = ledger_path(output)
@@ -426,6 +435,17 @@ def _apply(state: _State, line: dict[str, Any]) -> None:
         state.marks.pop(int(line["forget"]), None)
     else:
         state.created = bool(line["created"])
+
+
+def _begun(output: Path) -> bool:
+    """Whether there is an output to go on with; what is no prediction is refused."""
+    ledger = ledger_path(output)
+    if exists(output) and not ledger.exists():
+        raise SynbbError(
+            f"{output}: exists already and has no ledger ({ledger.name}), so it is not a prediction to be "
+            "continued; remove it or choose another output"
+        )
+    return exists(output)
 
 
 def exists(output: Path) -> bool:

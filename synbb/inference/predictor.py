@@ -24,6 +24,7 @@ from synbb.inference.block_work import BlockWork, not_finite, pad_to
 from synbb.inference.blocks import BlockPlan, Windows, check_region, round_up
 from synbb.inference.drivers import Driver, LocalDriver, Prediction, Progress
 from synbb.inference.estimate import estimate
+from synbb.inference.ledger import finished_marks
 from synbb.inference.network import Network
 from synbb.inference.no_data import Tissue, check_missing
 from synbb.inference.output import NoDataReport
@@ -189,7 +190,7 @@ def predict_volume(
         verify: read finished blocks again first, and compute those that are not what was written.
         progress: called with (blocks done, blocks) from the writers' threads, one call at a time.
         announce: called with each line that describes the plan, before the first block.
-        dry_run: describe the plan, time one batch, and write nothing.
+        dry_run: describe the plan and what of it is finished, time one batch, and write nothing.
         driver: who computes the blocks; None for this process.
 
     Where the input has no data (absent chunks, blank tiles, outside of the mask) 0 is written; the output's metadata
@@ -226,13 +227,14 @@ def predict_volume(
     tissue = None if mask is None else Tissue(mask, volume)
     work = BlockWork(view.quickly() if network.on_card else view, plan, normalisation, tissue, missing, floor)
     lines = _describe(work, network)
+    finished = finished_marks(output_path, plan.fields()) if dry_run else {}
     if dry_run:
-        lines += estimate(work, network, np.dtype(dtype))
+        lines += estimate(work, network, np.dtype(dtype), finished)
     if announce is not None:
         for line in lines:
             announce(line)
     if dry_run:
-        return _nothing_done(str(output_path), plan, network, lines)
+        return _nothing_done(str(output_path), plan, network, lines, len(finished))
     stored = {
         "kind": "probabilities",
         "working_voxel_size": list(view.voxel_size),
@@ -291,13 +293,13 @@ def _given(*, missing: str, floor: float, flips: list[int], mask: Volume | None)
     return chosen
 
 
-def _nothing_done(output: str, plan: BlockPlan, network: Network, lines: list[str]) -> PredictionSummary:
+def _nothing_done(output: str, plan: BlockPlan, network: Network, lines: list[str], finished: int) -> PredictionSummary:
     return PredictionSummary(
         output=output,
         region=plan.region,
         blocks=len(plan),
         done=0,
-        skipped=0,
+        skipped=finished,
         damaged=0,
         voxels=0,
         seconds=0.0,

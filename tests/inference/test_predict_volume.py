@@ -244,6 +244,27 @@ def test_a_dry_run_names_a_faster_allocator_where_none_is_loaded(
     assert any("tcmalloc preloaded" in line for line in said) == slow
 
 
+def test_a_dry_run_counts_what_is_finished_and_refuses_what_the_call_would_refuse(raw: Volume, tmp_path: Path) -> None:
+    out = tmp_path / "out.zarr"
+    blocks = predict(raw, out).blocks
+    whole = predict(raw, out, dry_run=True)
+    assert whole.skipped == blocks
+    assert f"{blocks} of {blocks} blocks are finished already, nothing is left to compute" in whole.lines
+    content = ledger_path(out).read_bytes()
+    lines = content.splitlines(keepends=True)
+    ledger_path(out).write_bytes(b"".join(lines[:-2]))  # as if two blocks were still to come
+    part = predict(raw, out, dry_run=True)
+    assert part.skipped == blocks - 2
+    assert f"{blocks - 2} of {blocks} blocks are finished already" in part.lines
+    assert any("Mvox/s" in line for line in part.lines)
+    with pytest.raises(SynbbError, match="was begun with other settings; dtype was"):
+        predict(raw, out, dry_run=True, dtype="float32")
+    create_volume(tmp_path / "other.zarr", shape=(2, 2, 2), dtype="uint8", voxel_size=VOXEL)
+    with pytest.raises(SynbbError, match="has no ledger"):
+        predict(raw, tmp_path / "other.zarr", dry_run=True)
+    assert ledger_path(out).read_bytes() == b"".join(lines[:-2])
+
+
 def test_what_lies_at_the_output_already_is_not_touched(raw: Volume, tmp_path: Path) -> None:
     stranger = create_volume(tmp_path / "out.zarr", shape=(2, 2, 2), dtype="uint8", voxel_size=VOXEL)
     with pytest.raises(SynbbError, match="has no ledger"):
