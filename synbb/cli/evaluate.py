@@ -11,7 +11,7 @@ from synbb.cli.values import refuse_others
 from synbb.errors import SynbbError
 from synbb.places import run_at
 
-OF_RUNS = frozenset({"run", "output", "split", "weights", "device"})
+OF_RUNS = frozenset({"run", "output", "split", "weights", "device", "allow_unfinished"})
 """What is of use where a run is scored."""
 OF_VOLUMES = frozenset(
     {"truth", "output", "objects", "probabilities", "against", "raw", "region", "threshold", "distance", "voxel_size"}
@@ -52,6 +52,9 @@ def command(
     split: Annotated[str, typer.Option(help="With RUN: test, or validation.")] = "test",
     weights: Annotated[str, typer.Option(help="With RUN: last, or best on the validation split.")] = "last",
     device: Annotated[str, typer.Option(help="With RUN: auto, cpu, cuda, cuda:1 ...")] = "auto",
+    allow_unfinished: Annotated[
+        bool, typer.Option("--allow-unfinished", help="With RUN: score it although its masks are not final.")
+    ] = False,
 ) -> None:
     """Score probabilities and objects against the truth (voxels, objects, pictures), or a RUN on a split of its own."""
     if (run is None) == (truth is None):
@@ -73,7 +76,15 @@ def command(
         def say(line: str) -> None:
             console.print(line, markup=False)
 
-        result = evaluate_run(run, Path(output), split=split, which=weights, device=device, say=say)
+        result = evaluate_run(
+            run,
+            Path(output),
+            split=split,
+            which=weights,
+            device=device,
+            allow_unfinished=allow_unfinished,
+            say=say,
+        )
         console.print(_figures(result))
         for note in result["notes"]:
             console.print(note, markup=False, style="dim")

@@ -40,6 +40,7 @@ def identify(
     ] = None,
     weights: Weights = "last",
     device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace NAMES.csv where it is there.")] = False,
 ) -> None:
     """Name the people on images by a gallery."""
     run_at(run)
@@ -54,5 +55,6 @@ def identify(
         threshold=threshold,
         which=weights,
         device=device,
+        overwrite=overwrite,
         say=lambda line: console.print(line, markup=False),
     )

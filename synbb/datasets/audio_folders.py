@@ -200,9 +200,10 @@ def read_table(file: str | Path) -> list[Utterance]:
             for row in table:
                 at = f"{path}, line {table.line_num}"
                 one = _of_row(row, path.parent, at)
-                if one.path in found:
+                file = one.path.resolve()  # however the table spells it
+                if file in found:
                     raise SynbbError(f"{at}: {row['audio']!r} is listed twice; remove one")
-                found[one.path] = one
+                found[file] = one
     except FileNotFoundError:
         raise SynbbError(
             f"{path}: no such table; give a CSV with the columns audio, text and, where known, speaker"

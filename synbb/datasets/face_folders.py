@@ -13,11 +13,11 @@ import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from synbb.datasets.ordering import natural
 from synbb.errors import SynbbError
@@ -131,17 +131,38 @@ def light_angle(name: str) -> float | None:
 def read_grey(path: Path, size: tuple[int, int]) -> Grey:
     """An image as 8-bit grey values of ``size`` (y, x); another size is resampled (Lanczos, antialiased).
 
+    Values of more than 8 bits are scaled to 8, see :func:`_to_8_bits`; what EXIF says of a camera's side up is heeded.
+
     Raises:
-        SynbbError: the file is no image, or damaged.
+        SynbbError: the file is no image, or damaged, or holds values that are no grey.
     """
     try:
         with Image.open(path) as image:
-            grey = image.convert("L")
+            deep = image.mode == "F" or image.mode.startswith("I")
+            turned = ImageOps.exif_transpose(image)
+            grey = Image.fromarray(_to_8_bits(np.asarray(turned))) if deep else turned.convert("L")
             if grey.size != (size[1], size[0]):
                 grey = grey.resize((size[1], size[0]), Image.Resampling.LANCZOS)
             return np.asarray(grey, dtype=np.uint8)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise SynbbError(f"{path} cannot be decoded as an image ({error}); replace or remove it") from None
+
+
+def _to_8_bits(values: NDArray[Any]) -> Grey:
+    """Deeper grey values as 8 bits: 0 to 1 for floats of that range, else by the fewest bits that hold the largest.
+
+    A camera of 12 bits in a file of 16 so keeps its range. Pillow's own conversion cuts everything off at 255.
+
+    Raises:
+        ValueError: a value is negative or not finite.
+    """
+    if not np.isfinite(values).all() or values.min() < 0:
+        raise ValueError("it holds negative values, or such that are no numbers")
+    largest = float(values.max())
+    if values.dtype.kind == "f" and largest <= 1:
+        return np.asarray(np.round(values * 255), np.uint8)
+    bits = max(8, math.ceil(math.log2(largest + 1)))
+    return np.asarray(np.floor(values / 2.0 ** (bits - 8)), np.uint8)
 
 
 def read_pairs(file: str | Path, faces: Sequence[FaceImage]) -> list[tuple[int, int]]:
@@ -182,7 +203,10 @@ def read_pairs(file: str | Path, faces: Sequence[FaceImage]) -> list[tuple[int, 
                 ends = [(name, one), (second, other)]
             case _:
                 raise SynbbError(f"{path}, line {number}: {line!r} is neither `name i j` nor `name i other j`")
-        pairs.append((_position(by_number, ends[0], path, number), _position(by_number, ends[1], path, number)))
+        first, second_one = (_position(by_number, end, path, number) for end in ends)
+        if first == second_one:
+            raise SynbbError(f"{path}, line {number}: {line!r} pairs an image with itself; remove the line")
+        pairs.append((first, second_one))
     if not pairs:
         raise SynbbError(f"pairs {path}: holds no pair")
     return pairs

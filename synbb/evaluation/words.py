@@ -88,7 +88,7 @@ def score_words(references: Sequence[str], hypotheses: Sequence[str]) -> WordErr
         SynbbError: references without a word, another number of hypotheses, or jiwer is not installed.
     """
     references, hypotheses = _paired(references, hypotheses)
-    library = _jiwer()
+    library = word_library()
     if not references:
         return WordErrors(_edits([], []), _edits([], []))
     words = library.process_words(references, hypotheses)
@@ -151,7 +151,7 @@ def errors_by_frequency(
         SynbbError: as :func:`score_words`.
     """
     references, hypotheses = _paired(references, hypotheses)
-    library = _jiwer()
+    library = word_library()
     classes = (*THIRDS, UNSEEN)
     counts = np.zeros((len(classes), len(references), 2), np.int64)
     aligned = library.process_words(references, hypotheses).alignments if references else []
@@ -195,7 +195,12 @@ def _paired(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[list[
     return spaced, [" ".join(text.split()) for text in hypotheses]
 
 
-def _jiwer() -> Any:
+def word_library() -> Any:
+    """The library jiwer.
+
+    Raises:
+        SynbbError: it is not installed.
+    """
     try:
         import jiwer
     except ImportError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from synbb.errors import SynbbError, make_folder
 from synbb.evaluation.report import csv_text
 from synbb.prediction.trained import Trained, device_named
-from synbb.tasks.base import PredictsFiles
+from synbb.tasks.base import PredictsFiles, Table
 from synbb.training.checkpoint import write_atomically
 from synbb.training.run import RunFolder
 from synbb.training.start import make_task
@@ -52,16 +52,39 @@ def predict_files(
         SynbbError: no such run or files, or a run that predicts volumes.
         RunEnded: the disk is full.
     """
-    if output.suffix.lower() != ".csv":
-        raise SynbbError(f"{output}: predictions of files are a table; name the output something.csv")
-    if output.exists() and not overwrite:
-        raise SynbbError(f"{output} exists; choose another name, or pass --overwrite")
+    check_table(output, overwrite=overwrite)
     trained = Trained.open(run_path, which, allow_unfinished=allow_unfinished)
     task = trained.file_predictor("files are predicted by runs on speech or faces")
     place = device_named(device)
     net = trained.load(task.build_model()).to(place)
     make_folder(output.parent)  # before the work: that it cannot be made must not show after it
     table = task.predict_files(net, source, place)
+    write_table(table, output, say)
+    say(f"{len(table.rows)} file{'s' * (len(table.rows) != 1)} in {output}")
+    facts = trained.run.data_facts()
+    for key in ("licence", "citation"):
+        if facts.get(key):
+            say(f"{key} of the training data: {facts[key]}")
+
+
+def check_table(output: Path, *, overwrite: bool) -> None:
+    """Refuse an output that is no CSV by its name, or is there already.
+
+    Raises:
+        SynbbError: it is.
+    """
+    if output.suffix.lower() != ".csv":
+        raise SynbbError(f"{output}: what is said of files is a table; name the output something.csv")
+    if output.exists() and not overwrite:
+        raise SynbbError(f"{output} exists; choose another name, or pass --overwrite")
+
+
+def write_table(table: Table, output: Path, say: Callable[[str], None]) -> None:
+    """Write the rows, and what was left out to ``NAME.left-out.csv`` beside ``NAME.csv``; say what a person must know.
+
+    Raises:
+        RunEnded: the disk is full.
+    """
     write_atomically(output, csv_text(table.columns, table.rows).encode())
     left_out = output.with_suffix(".left-out.csv")
     left_out.unlink(missing_ok=True)
@@ -71,8 +94,3 @@ def predict_files(
         say(f"left out ({len(table.skipped)}): {'; '.join(table.skipped[:SHOWN])}{more}")
     for note in table.notes:
         say(note)
-    say(f"{len(table.rows)} file{'s' * (len(table.rows) != 1)} in {output}")
-    facts = trained.run.data_facts()
-    for key in ("licence", "citation"):
-        if facts.get(key):
-            say(f"{key} of the training data: {facts[key]}")

@@ -10,11 +10,12 @@ from torch import nn
 
 from synbb.datasets.face_folders import list_faces
 from synbb.errors import SynbbError, make_folder
-from synbb.evaluation.report import csv_text
 from synbb.evaluation.verification import mean_by_identity, rank
+from synbb.prediction.files import check_table, write_table
 from synbb.prediction.trained import Trained, device_named
+from synbb.tasks.base import Table
 from synbb.tasks.face_gallery import Gallery
-from synbb.tasks.faces import FacesTask, files_of
+from synbb.tasks.faces import FacesTask
 from synbb.training.checkpoint import write_atomically
 
 Say = Callable[[str], None]
@@ -70,9 +71,10 @@ def identify(
     threshold: float | None = None,
     which: str = "last",
     device: str = "auto",
+    overwrite: bool = False,
     say: Say,
 ) -> None:
-    """Name who is on the images of ``source``, into a CSV.
+    """Name who is on the images of ``source``, into a CSV; images that do not decode are listed in a second one.
 
     Its columns are image, identity (empty below the threshold), nearest (who is most similar) and cosine.
 
@@ -84,28 +86,32 @@ def identify(
         threshold: cosine from which somebody is named; by default that of equal errors on the validation split.
         which: weights, ``last`` or ``best``.
         device: of torch, or ``auto``.
+        overwrite: replace ``output`` where it is there.
         say: prints a line for a person.
 
     Raises:
-        SynbbError: no such run, gallery or images, a gallery of other weights, or no threshold.
+        SynbbError: no such run, gallery or images, a gallery of other weights, no threshold or one that is no cosine,
+            or an output that is there.
         RunEnded: the disk is full.
     """
+    check_table(output, overwrite=overwrite)
+    if threshold is not None and not -1 <= threshold <= 1:
+        raise SynbbError(f"--threshold {threshold:g} is no cosine, which lies between -1 and 1")
     known = Gallery.read(gallery)
     trained, task, net, place = _opened(run_path, which, device)
     known.check_model(trained.about["sha256"])
     limit = trained.decision.get("threshold") if threshold is None else threshold
     if limit is None:
         raise SynbbError(f"{run_path} chose no threshold (it has no validation split): pass --threshold")
-    paths = files_of(source)
     make_folder(output.parent)
-    vectors = task.embeddings(net, paths, place)
+    paths, vectors, skipped = task.embed_files(net, source, place)
     found = rank(known.embeddings, known.names, vectors, [""] * len(paths))
     named = found.similarity >= float(limit)
     rows = [
-        [path, known.names[entry] if sure else "", known.names[entry], f"{cosine:.4f}"]
+        [str(path), known.names[entry] if sure else "", known.names[entry], f"{cosine:.4f}"]
         for path, entry, cosine, sure in zip(paths, found.best, found.similarity, named, strict=True)
     ]
-    write_atomically(output, csv_text(["image", "identity", "nearest", "cosine"], rows).encode())
+    write_table(Table(["image", "identity", "nearest", "cosine"], rows, skipped), output, say)
     say(f"{int(np.count_nonzero(named))} of {len(paths)} images named at cosine {float(limit):.3f}; {output}")
 
 

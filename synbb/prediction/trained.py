@@ -34,8 +34,13 @@ class Trained:
     about: dict[str, Any]
 
     @classmethod
-    def open(cls, path: Path, which: str = "last", *, allow_unfinished: bool = False) -> Trained:
+    def open(cls, path: Path, which: str = "last", *, allow_unfinished: bool | None = None) -> Trained:
         """The weights ``which`` of the run at ``path``.
+
+        Args:
+            path: of the run.
+            which: ``last`` or ``best``.
+            allow_unfinished: take weights whose masks are not final; None where nobody can ask for that.
 
         Raises:
             SynbbError: no such run or weights, or masks that are not final.
@@ -43,10 +48,11 @@ class Trained:
         run = RunFolder.open(path)
         about = run.weights_info(which)
         if not about["final"] and not allow_unfinished:
+            otherwise = "" if allow_unfinished is None else ", or pass --allow-unfinished"
             raise SynbbError(
                 f"{path}: weights {which!r} are of step {about['step']} of {about['steps']}, when pruning had not "
                 f"reached its final masks (density {about['density']:.3f}); finish training (synbb train ... "
-                "--resume), or pass --allow-unfinished"
+                f"--resume){otherwise}"
             )
         return cls(run, run.config(), which, about)
 

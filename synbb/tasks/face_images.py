@@ -27,7 +27,7 @@ from synbb.datasets.face_folders import FaceImage, Grey, list_faces, read_grey, 
 from synbb.errors import SynbbError
 from synbb.schema import Settings
 from synbb.tasks.face_light import Evening, evened, shadowed
-from synbb.tasks.splits import counted, left_out
+from synbb.tasks.splits import SHOWN, counted, left_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,6 +52,8 @@ class FaceFolder(Settings):
         light: degrees between light and camera axis, above the first and up to the second; needs names as in
             Extended Yale B.
         exclude: patterns of file names to leave out.
+        prefix: put before the names of its identities. A name stands for one person in all folders; folders that call
+            different people by the same name need prefixes.
     """
 
     folder: str
@@ -60,6 +62,27 @@ class FaceFolder(Settings):
     images: Range | None = None
     light: tuple[float, float] | None = None
     exclude: tuple[str, ...] = ()
+    prefix: str | None = None
+
+    def faces(self) -> list[FaceImage]:
+        """Its images.
+
+        Raises:
+            SynbbError: there is no image, or none that is chosen.
+        """
+        found = select(
+            list_faces(self.folder),
+            identities=self.identities,
+            images=self.images,
+            light=self.light,
+            exclude=self.exclude,
+        )
+        if not found:
+            raise SynbbError(
+                f"data.images: no image of {self.folder} is left for split {self.split}: look at identities, images, "
+                "light and exclude"
+            )
+        return [FaceImage(face.path, f"{self.prefix or ''}{face.identity}") for face in found]
 
 
 class FaceAugmentation(Settings):
@@ -121,7 +144,7 @@ class Chosen:
     """The images of a split.
 
     Attributes:
-        faces: in order; identities carry the name of their folder where a task has several.
+        faces: in order.
         sources: number of the folder that each comes from: impostor pairs are made within one.
         skipped: files that could not be used, with the reason.
     """
@@ -196,8 +219,10 @@ def standardised(image: Tensor) -> Tensor:
     return (image - image.mean()) / image.std().clamp(min=1e-3)
 
 
-def choose(folders: Sequence[FaceFolder], split: str, reader: FaceReader, *, skip_bad: bool, pairs: bool) -> Chosen:
-    """The images of a split; each is decoded once.
+def choose(
+    folders: Sequence[FaceFolder], split: str, reader: FaceReader, *, skip_bad: bool, pairs: bool, decode: bool = True
+) -> Chosen:
+    """The images of a split.
 
     Args:
         folders: all of a task.
@@ -205,35 +230,22 @@ def choose(folders: Sequence[FaceFolder], split: str, reader: FaceReader, *, ski
         reader: reads them.
         skip_bad: leave out images that do not decode and identities with one image, instead of refusing them.
         pairs: whether an identity with one image is useless.
+        decode: whether each image is decoded once, to see that it can be.
 
     Raises:
         SynbbError: nothing is left, an image does not decode, or an identity has one image; the file is named.
     """
-    several = len({entry.folder for entry in folders}) > 1
     faces: list[FaceImage] = []
     sources: list[int] = []
     skipped: list[str] = []
     places = {folder: place for place, folder in enumerate(dict.fromkeys(entry.folder for entry in folders))}
     for entry in folders:
-        if entry.split != split:
-            continue
-        found = select(
-            list_faces(entry.folder),
-            identities=entry.identities,
-            images=entry.images,
-            light=entry.light,
-            exclude=entry.exclude,
-        )
-        if not found:
-            raise SynbbError(
-                f"data.images: no image of {entry.folder} is left for split {split}: look at identities, images, "
-                "light and exclude"
-            )
-        readable = [face for face in found if _reads(reader, face.path, skipped if skip_bad else None)]
-        faces += [
-            FaceImage(f.path, f"{Path(entry.folder).name}/{f.identity}" if several else f.identity) for f in readable
-        ]
-        sources += [places[entry.folder]] * len(readable)
+        if entry.split == split:
+            found = entry.faces()
+            if decode:
+                found = [face for face in found if _reads(reader, face.path, skipped if skip_bad else None)]
+            faces += found
+            sources += [places[entry.folder]] * len(found)
     if pairs:
         faces, sources = _without_lonely(faces, sources, skipped if skip_bad else None)
     if any(entry.split == split for entry in folders) and not faces:
@@ -273,9 +285,22 @@ def _without_lonely(
 
 
 def told(split: str, chosen: Chosen) -> list[str]:
-    """Lines for a person: how many images, and what was left out."""
+    """Lines for a person: how many images, what was left out, and who stands in several folders."""
     found = f"{split}: {counted(len(chosen.faces), 'image')} of {len(chosen.identities)} identities"
-    return [found, *left_out(split, "image", chosen.skipped)]
+    return [found, *left_out(split, "image", chosen.skipped), *_in_several_folders(split, chosen)]
+
+
+def _in_several_folders(split: str, chosen: Chosen) -> list[str]:
+    """A line that names the people whom a split has from more than one folder, as they may be different ones."""
+    sources: dict[str, set[int]] = {}
+    for face, source in zip(chosen.faces, chosen.sources.tolist(), strict=True):
+        sources.setdefault(face.identity, set()).add(source)
+    several = [name for name, among in sources.items() if len(among) > 1]
+    if not several:
+        return []
+    named = ", ".join(several[:SHOWN]) + (", ..." if len(several) > SHOWN else "")
+    said = f"{split}: {counted(len(several), 'name')} in several folders, each taken for one person ({named})"
+    return [f"{said}; give a folder a `prefix` where they are different people"]
 
 
 def changed(chain: Any, image: Tensor, seed: int) -> Tensor:

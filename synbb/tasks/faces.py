@@ -42,7 +42,7 @@ from synbb.tasks.face_images import (
 )
 from synbb.tasks.face_light import Evening
 from synbb.tasks.face_scores import FaceScores, score_gallery, score_pairs
-from synbb.tasks.splits import check_files_apart, evenly
+from synbb.tasks.splits import check_files_apart, evenly, left_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -133,7 +133,7 @@ class FacesTask:
     # ---- data ----
 
     def prepare(self, known: dict[str, Any] | None = None) -> list[str]:
-        """Decode all training and validation images once.
+        """Decode all training and validation images once, and look at the names of those of the test split.
 
         Args:
             known: facts of a run that is continued: its identities must be those that are found.
@@ -161,15 +161,27 @@ class FacesTask:
             lines += told("validation", self._validation)
         else:
             lines.append("no entry has split: validation: nothing is validated and no threshold is chosen")
-        return lines
+        test, _ = self._checked_test(decode=False)
+        return [*lines, *(told("test", test) if test.faces else [])]
 
     def restore(self, facts: dict[str, Any]) -> None:
         """Be ready to build the network and to embed images without the data of the run; see the facts of a run."""
         self._names = list(facts["identities"])
 
-    def _choose(self, split: str) -> Chosen:
+    def _choose(self, split: str, *, decode: bool = True) -> Chosen:
         pairs = split == "train" or (self._data.protocol == "verification" and self._data.pairs is None)
-        return choose(self._data.images, split, self._reader, skip_bad=self._data.on_bad == "skip", pairs=pairs)
+        skip_bad = self._data.on_bad == "skip"
+        return choose(self._data.images, split, self._reader, skip_bad=skip_bad, pairs=pairs, decode=decode)
+
+    def _checked_test(self, *, decode: bool) -> tuple[Chosen, NDArray[np.int64] | None]:
+        """The test images, and the listed pairs of them; undecoded, their faults show before a network is trained."""
+        chosen = self._choose("test", decode=decode)
+        self._check_protocol("test", chosen)
+        if self._data.pairs is None:
+            return chosen, None
+        if not chosen.faces:
+            raise SynbbError(f"data.pairs: {self._data.pairs} lists pairs of the test split, and no entry has it")
+        return chosen, np.array(read_pairs(self._data.pairs, chosen.faces), np.int64)
 
     def _check_protocol(self, split: str, chosen: Chosen) -> None:
         others = {"train": self._train, **({"validation": self._validation} if split == "test" else {})}
@@ -180,7 +192,8 @@ class FacesTask:
             if self._data.protocol == "verification" and face.identity in known:
                 raise SynbbError(
                     f"data.images: {face.path} of split {split} shows {face.identity}, who is trained on: verification "
-                    "is of people never seen; choose other `identities`, or protocol: identification"
+                    "is of people never seen; choose other `identities`, or protocol: identification, or give the "
+                    "folder a `prefix` if it calls somebody else so"
                 )
             if self._data.protocol == "identification" and face.identity not in known:
                 raise SynbbError(
@@ -268,13 +281,9 @@ class FacesTask:
         Where there is a gallery, the case of each image too; with ``open_set``, nobody is named below the threshold. A
         note says what the images give without a network: one that gives less is of no use for them.
         """
-        chosen = self._choose("test")
+        chosen, pairs = self._checked_test(decode=True)
         if not chosen.faces:
             return None
-        self._check_protocol("test", chosen)
-        pairs = None
-        if self._data.pairs is not None:
-            pairs = np.array(read_pairs(self._data.pairs, chosen.faces), np.int64)
         found = self._scored(lambda paths: self.embeddings(model, paths, device), chosen, pairs)
         threshold = decision.get("threshold")
         at_threshold = {} if threshold is None else found.figures_at(float(threshold))
@@ -285,7 +294,8 @@ class FacesTask:
             "identities": len(chosen.identities),
         }
         cases = found.cases(threshold if self._data.protocol == "open_set" else None)
-        return HeldOut(scores, self._main, found.resampled(), self._without_network(chosen, pairs), cases)
+        notes = (*left_out("test", "image", chosen.skipped), *self._without_network(chosen, pairs))
+        return HeldOut(scores, self._main, found.resampled(), notes, cases)
 
     @property
     def _main(self) -> str:
@@ -334,8 +344,20 @@ class FacesTask:
         Raises:
             SynbbError: no image in the folder.
         """
+        good, vectors, skipped = self.embed_files(model, source, device)
+        columns = ["image", *(f"e{number}" for number in range(vectors.shape[1]))]
+        rows = [[str(path), *(f"{value:.6f}" for value in vector)] for path, vector in zip(good, vectors, strict=True)]
+        return Table(columns, rows, skipped)
+
+    def embed_files(self, model: nn.Module, source: Path, device: Any) -> tuple[list[Path], Floats, tuple[str, ...]]:
+        """Images of a folder that decode, their :meth:`embeddings`, and why the others do not.
+
+        Raises:
+            SynbbError: no image in the folder.
+        """
         paths = files_of(source)
-        good, skipped = [], []
+        good: list[Path] = []
+        skipped: list[str] = []
         for path in paths:
             try:
                 self._reader.grey(path)
@@ -344,18 +366,17 @@ class FacesTask:
                 skipped.append(str(error))
         if not good:
             raise SynbbError(f"{source}: none of its {len(paths)} images decodes; the first: {skipped[0]}")
-        vectors = self.embeddings(model, good, device)
-        columns = ["image", *(f"e{number}" for number in range(vectors.shape[1]))]
-        rows = [[str(path), *(f"{value:.6f}" for value in vector)] for path, vector in zip(good, vectors, strict=True)]
-        return Table(columns, rows, tuple(skipped))
+        return good, self.embeddings(model, good, device), tuple(skipped)
 
     def facts(self) -> dict[str, Any]:
-        """Identities of the head in its order, size and treatment of images, licence and citation of the dataset."""
+        """Identities in the order of the head, size and treatment of images, files left out, licence and citation."""
+        unused = [*self._train.skipped, *self._validation.skipped]
         return {
             "identities": self._names,
             "protocol": self._data.protocol,
             "size": list(self._data.size),
             "evening": self._data.evening,
+            **({"left_out": unused} if unused else {}),
             **credit(self._data.dataset),
         }
 

@@ -14,7 +14,15 @@ from torch.nn import functional as F
 
 from synbb.datasets import check_fetched, credit
 from synbb.errors import SynbbError
-from synbb.evaluation.words import THIRDS, WordErrors, errors_by_frequency, frequency_thirds, score_words, sum_by_unit
+from synbb.evaluation.words import (
+    THIRDS,
+    WordErrors,
+    errors_by_frequency,
+    frequency_thirds,
+    score_words,
+    sum_by_unit,
+    word_library,
+)
 from synbb.models.ctc import BLANK
 from synbb.models.speech_transformer import REDUCTION, SpeechTransformer, build_speech_transformer
 from synbb.pruning.resampling import Resampled
@@ -39,7 +47,7 @@ from synbb.tasks.speech_text import (
     end_of,
     restore_vocabulary,
 )
-from synbb.tasks.splits import check_files_apart, evenly
+from synbb.tasks.splits import check_files_apart, evenly, left_out
 from synbb.tasks.transcribing import SpeechModelSettings, Transcriber
 
 if TYPE_CHECKING:
@@ -132,6 +140,7 @@ class SpeechTask:
         Raises:
             SynbbError: utterances that cannot be used, named.
         """
+        word_library()  # what validation needs is missed now, not after all audio was decoded
         corpora = [each.corpus for each in self._data.corpora]
         check_fetched(self._data.dataset, [each for each in corpora if not Path(each).exists()])
         train, validation = self._choose("train"), self._choose("validation")
@@ -330,7 +339,8 @@ class SpeechTask:
         resampled["word_accuracy"] = Resampled("word_accuracy", {unit: summed["wer"]})
         scores |= {"utterances": len(chosen.heard), "words": int(found.words.counts[:, 1].sum())}
         cases = _cases(chosen, written, found)
-        return HeldOut(scores, "word_accuracy", resampled, tuple(self._reader.notes()), cases)
+        notes = (*left_out("test", "utterance", chosen.skipped), *self._reader.notes())
+        return HeldOut(scores, "word_accuracy", resampled, notes, cases)
 
     # ---- prediction ----
 
@@ -347,11 +357,11 @@ class SpeechTask:
 
     def facts(self) -> dict[str, Any]:
         """The vocabulary, licence and citation of the dataset."""
-        left_out = [*self._train.skipped, *self._validation.skipped]
+        unused = [*self._train.skipped, *self._validation.skipped]
         return {
             "vocabulary": self._vocabulary.facts(),
             "longest": self._longest,
-            **({"left_out": left_out} if left_out else {}),
+            **({"left_out": unused} if unused else {}),
             **credit(self._data.dataset),
         }
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from synbb.datasets.audio_folders import audio_library, list_audio
@@ -61,6 +61,12 @@ class SpeechModelSettings(Settings):
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     decoding: Decoding = "greedy"
     beam: PositiveInt = 8
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}; choose heads that divide it")
+        return self
 
 
 class Transcriber:

@@ -83,6 +83,11 @@ def test_masks_that_are_not_final_are_refused_unless_told(cli: Cli, data: Path, 
     told = cli(*arguments, "--allow-unfinished")
     assert told.status == 0, told.error
     assert open_volume(out).shape == (8, 64, 64)
+    assert cli("evaluate", tmp_path / "run", "--output", tmp_path / "scores").status == 2
+    told = cli(
+        "evaluate", tmp_path / "run", "--output", tmp_path / "scores", "--allow-unfinished", "--split", "validation"
+    )
+    assert told.status == 0, told.error
 
 
 def test_weights_that_do_not_exist(cli: Cli, finished: Path, raw: Path, output: Path) -> None:

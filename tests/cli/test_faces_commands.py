@@ -131,17 +131,42 @@ def test_people_are_enrolled_and_named(finished: Path, synbb: Any, tmp_path: Pat
     names = tmp_path / "names.csv"
     given = ("identify", finished / "run", gallery, finished / "people", "--output", names)
     assert synbb(*given, "--threshold", "-1")[0] == 0
+    assert synbb(*given)[0] == 2, "a table is not written over"
+    given = (*given, "--overwrite")
     everyone = rows(names)
     assert len(everyone) == 48
     assert all(row["identity"] == row["nearest"] for row in everyone)
     right = sum(row["nearest"] == Path(row["image"]).parent.name for row in everyone)
     assert right > 2 * 48 / 6, "twice as good as chance at the least"
-    assert synbb(*given, "--threshold", "1.1")[0] == 0
+    assert synbb(*given, "--threshold", "1")[0] == 0
     assert all(row["identity"] == "" for row in rows(names)), "nobody is as sure as that"
     status, out, _ = synbb(*given)
     decided = json.loads((finished / "run" / "weights" / "last.json").read_text())["decision"]["threshold"]
     assert f"at cosine {decided:.3f}" in out
     assert [row["identity"] != "" for row in rows(names)] == [float(row["cosine"]) >= decided for row in everyone]
+
+
+def test_images_that_do_not_decode_are_left_out_of_the_names_and_listed(
+    finished: Path, synbb: Any, tmp_path: Path
+) -> None:
+    gallery, photos = tmp_path / "gallery.safetensors", tmp_path / "photos"
+    assert synbb("enroll", finished / "run", finished / "people", gallery)[0] == 0
+    photos.mkdir()
+    (photos / "good.png").write_bytes((finished / "people" / "p01" / "01.png").read_bytes())
+    (photos / "bad.png").write_bytes(b"no image")
+    status, out, _ = synbb("identify", finished / "run", gallery, photos, "--output", tmp_path / "names.csv")
+    assert (status, "left out (1): " in out) == (0, True)
+    assert [Path(row["image"]).name for row in rows(tmp_path / "names.csv")] == ["good.png"]
+    assert "bad.png cannot be decoded" in rows(tmp_path / "names.left-out.csv")[0]["reason"]
+    for wrong, message in (
+        (["--output", photos / "good.png"], "name the output something.csv"),
+        (["--output", gallery], "name the output something.csv"),
+        (["--output", tmp_path / "new.csv", "--threshold", "7"], "--threshold 7 is no cosine"),
+        (["--output", tmp_path / "new.csv", "--threshold", "nan"], "--threshold nan is no cosine"),
+    ):
+        status, _, error = synbb("identify", finished / "run", gallery, photos, *wrong)
+        assert (status, message in error) == (2, True), error
+    assert not (tmp_path / "new.csv").exists()
 
 
 def test_a_resumed_run_is_the_run_that_never_stopped(finished: Path, tmp_path: Path) -> None:

@@ -235,6 +235,7 @@ def test_damaged_librispeech(librispeech: Path, an4: Path) -> None:
         ("audio,text\na.wav\n", r"line 2: the transcript of 'a\.wav' is empty"),
         ("audio,text\n,hi\n", "line 2: audio is empty"),
         ("audio,text\na.wav,hi\na.wav,ho\n", r"line 3: 'a\.wav' is listed twice"),
+        ("audio,text\na.wav,hi\n./a.wav,ho\n", r"line 3: '\./a\.wav' is listed twice"),
         ("audio,text\na.wav,hi, you\n", "line 2: more values than columns; put a text that has commas into quotes"),
         ("audio,text\nz.wav,hi\n", r"line 2: .*z\.wav is not there; paths are relative to the folder of the table"),
         ('audio,text\na.wav,"hi\n', "cannot be read as a table"),

@@ -89,6 +89,40 @@ def test_images_are_brought_to_one_size(tmp_path: Path) -> None:
     assert (values == 77).all()
 
 
+GREY = np.linspace(0, 255, 48).astype(np.uint8).reshape(8, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("16.png", GREY.astype(np.uint16) * 257),
+        ("16.tif", GREY.astype(np.uint16) * 257),
+        ("16.pgm", GREY.astype(np.uint16) * 257),
+        ("12.png", GREY.astype(np.uint16) * 16 + 15),
+        ("32.tif", GREY.astype(np.int32) * 2**20),
+        ("share.tif", GREY.astype(np.float32) / 255),
+        ("8 bits as numbers.tif", GREY.astype(np.float32)),
+    ],
+)
+def test_deeper_images_show_what_8_bits_do(tmp_path: Path, name: str, stored: np.ndarray) -> None:
+    Image.fromarray(stored).save(tmp_path / name)
+    assert (read_grey(tmp_path / name, GREY.shape) == GREY).all()
+
+
+def test_values_that_are_no_grey_are_refused(tmp_path: Path) -> None:
+    for number, value in enumerate((np.nan, np.inf, -1.0)):
+        Image.fromarray(np.full((8, 6), value, np.float32)).save(tmp_path / f"{number}.tif")
+        with pytest.raises(SynbbError, match=r"tif cannot be decoded .*negative values, or such that are no numbers"):
+            read_grey(tmp_path / f"{number}.tif", (8, 6))
+
+
+def test_a_photograph_taken_on_its_side_is_turned(tmp_path: Path) -> None:
+    tag = Image.Exif()
+    tag[0x0112] = 6  # the camera was turned by a quarter, clockwise
+    Image.fromarray(np.rot90(GREY)).save(tmp_path / "a.png", exif=tag)
+    assert (read_grey(tmp_path / "a.png", GREY.shape) == GREY).all()
+
+
 @pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n" + b"\0" * 20])
 def test_what_does_not_decode_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.png").write_bytes(content)
@@ -125,6 +159,7 @@ def test_pairs_in_the_layout_of_lfw(tmp_path: Path) -> None:
         ("1\t2\nAnn_Lee\t1\n", r"line 2: .* is neither `name i j` nor `name i other j`"),
         ("Ann_Lee\tone\t2\n", r"line 1: 'one' is no number of an image of Ann_Lee"),
         ("10\t300\n", "holds no pair"),
+        ("Ann_Lee\t2\t2\n", r"line 1: .* pairs an image with itself"),
     ):
         listed.write_text(text)
         with pytest.raises(SynbbError, match=message):

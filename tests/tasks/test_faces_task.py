@@ -238,7 +238,7 @@ def test_in_an_open_set_nobody_is_named_below_the_threshold_and_strangers_rightl
 def test_verification_pairs_are_those_within_a_folder(folder: Path, tmp_path: Path) -> None:
     other = write_phantom_faces(tmp_path / "others", FacePhantom(2, 3, SIZE, seed=9))
     images = entries(folder, train={"identities": [0, 3]}, test={"identities": [3, 6], "images": [0, 2]})
-    task, found = scored(images, wrong=("p05/01",), protocol="verification")
+    _, found = scored(images, wrong=("p05/01",), protocol="verification")
     assert found.main == "roc_auc"
     genuine, cosine = [], []
     looks = [(person, 0 if (person, number) == (4, 1) else person) for person in (3, 4, 5) for number in (1, 2)]
@@ -248,10 +248,41 @@ def test_verification_pairs_are_those_within_a_folder(folder: Path, tmp_path: Pa
             cosine.append(float(look == resemblance))
     assert found.scores["roc_auc"] == pytest.approx(roc_auc_score(genuine, cosine))
     assert found.resampled["roc_auc"].parts["identities"].sum() == 15
-    both = [*images, {"folder": str(other), "split": "test"}]
-    task, found = scored(both, protocol="verification")
+    both = [*images, {"folder": str(other), "split": "test", "prefix": "others/"}]
+    _, found = scored(both, protocol="verification")
     assert found.resampled["roc_auc"].parts["identities"].sum() == 15 + 15, "no pair across two folders"
-    assert task._names[0].startswith("people/")
+    with pytest.raises(SynbbError, match=r"others.p01.01\.png of split test shows p01, who is trained on.* `prefix`"):
+        prepared([*images, {"folder": str(other), "split": "test"}], protocol="verification")
+
+
+def test_a_name_is_one_person_in_all_folders(folder: Path, tmp_path: Path) -> None:
+    for split, numbers in (("train", (1, 2, 3)), ("validation", (4,)), ("test", (5, 6))):
+        for person in folder.iterdir():
+            if person.is_dir():
+                (tmp_path / split / person.name).mkdir(parents=True)
+                for number in numbers:
+                    name = f"{number:02d}.png"
+                    (tmp_path / split / person.name / name).write_bytes((person / name).read_bytes())
+    apart = [{"folder": str(tmp_path / split), "split": split} for split in ("train", "validation", "test")]
+    task, found = scored(apart, wrong=("p02/05",))
+    assert task._names == prepared(identification(folder))._names
+    assert found.scores == scored(identification(folder), wrong=("p02/05",))[1].scores
+    with pytest.raises(SynbbError, match=r"test.p01.05\.png of split test shows p01, who is trained on: verification"):
+        prepared([apart[0], apart[2]], protocol="verification")
+
+
+def test_names_in_several_folders_of_a_split_are_told(folder: Path, tmp_path: Path) -> None:
+    others = write_phantom_faces(tmp_path / "others", FacePhantom(8, 3, SIZE, seed=9))
+    mixed = [*entries(folder, train={}), {"folder": str(others), "split": "train"}]
+    said = made(mixed).prepare()
+    assert said[0] == "train: 60 images of 8 identities"
+    assert said[1].startswith(
+        "train: 6 names in several folders, each taken for one person (p01, p02, p03, p04, p05, ...); give a folder"
+    )
+    mixed[1]["prefix"] = "others/"
+    said = made(mixed).prepare()
+    assert said[0] == "train: 60 images of 14 identities"
+    assert not any("several folders" in line for line in said)
 
 
 def test_listed_pairs_are_scored_alone(folder: Path, tmp_path: Path) -> None:
@@ -291,10 +322,24 @@ def test_images_that_do_not_fit(folder: Path, splits: dict[str, Any], data: dict
         prepared(entries(folder, **splits), **data)
 
 
-def test_test_images_are_checked_when_they_are_opened(folder: Path) -> None:
+def test_test_images_are_looked_at_before_training(folder: Path, tmp_path: Path) -> None:
     images = entries(folder, train={"images": [0, 3]}, validation={"images": [3, 5]}, test={"images": [4, 6]})
     with pytest.raises(SynbbError, match=r"p01.05\.png is in split validation and in split test"):
-        scored(images)
+        prepared(images)
+    gone = [*entries(folder, train={"images": [0, 3]}), {"folder": str(tmp_path / "lfww"), "split": "test"}]
+    with pytest.raises(SynbbError, match="lfww: no such folder"):
+        prepared(gone)
+    apart = entries(folder, train={"identities": [0, 3]}, test={"identities": [3, 6]})
+    listed = tmp_path / "pairs.txt"
+    listed.write_text("p04 1 2\np01 1 2\n")
+    with pytest.raises(
+        SynbbError, match=r"pairs\.txt, line 2: there is no image 1 of 'p01' in the images of the split"
+    ):
+        prepared(apart, protocol="verification", pairs=str(listed))
+    with pytest.raises(SynbbError, match="lists pairs of the test split, and no entry has it"):
+        prepared(apart[:1], protocol="verification", pairs=str(listed))
+    fine = made(identification(folder)).prepare()
+    assert fine[-1] == "test: 12 images of 6 identities"
 
 
 def test_bad_files_stop_a_run_or_are_left_out_and_listed(tmp_path: Path) -> None:
@@ -309,6 +354,19 @@ def test_bad_files_stop_a_run_or_are_left_out_and_listed(tmp_path: Path) -> None
     assert lines[1].startswith("train: 2 images left out: ")
     assert "02.png cannot be decoded" in lines[1]
     assert "p04/01.png is the only image of p04" in lines[1]
+    assert len(prepared(entries(people, train={}), on_bad="skip").facts()["left_out"]) == 2
+
+
+def test_what_the_test_split_loses_is_told_with_its_scores(tmp_path: Path) -> None:
+    people = write_phantom_faces(tmp_path / "people", FacePhantom(3, 4, SIZE))
+    (people / "p02" / "04.png").write_bytes(b"no image")
+    images = entries(people, train={"images": [0, 2]}, test={"images": [2, 4]})
+    assert made(images).prepare()[-1] == "test: 6 images of 3 identities", "before training names alone are looked at"
+    with pytest.raises(SynbbError, match=r"p02.04\.png cannot be decoded .* data\.on_bad=skip"):
+        scored(images)
+    _, found = scored(images, on_bad="skip")
+    assert found.scores["images"] == 5
+    assert found.notes[0].startswith("test: 1 image left out: ")
 
 
 def test_a_resumed_run_must_find_the_same_people(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -348,6 +349,27 @@ def test_files_that_are_no_audio_end_the_run_or_are_left_out(own: Path, whole: b
         prepared(parts(own), **memory)
     lines = made(parts(own), on_bad="skip", **memory).prepare()
     assert any(line.startswith("train: 1 utterance left out") and first.name in line for line in lines)
+
+
+def test_what_the_test_split_loses_is_told_with_its_scores(own: Path) -> None:
+    tested = [row for row in rows_of(own) if row["speaker"] == sorted({row["speaker"] for row in rows_of(own)})[5]]
+    (own / tested[0]["audio"]).write_bytes(b"no audio at all" * 20)
+    task = prepared(parts(own), on_bad="skip")
+    found = task.score(task.build_model().eval(), "cpu", {})
+    assert found is not None
+    assert found.scores["utterances"] == len(tested) - 1
+    assert found.notes[0].startswith("test: 1 utterance left out: ")
+
+
+def test_what_is_missing_or_wrong_shows_before_any_audio_is_decoded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SynbbError, match="width 16 is no multiple of heads 5; choose heads that divide it"):
+        made(parts(folder), model={"heads": 5})
+    monkeypatch.setitem(sys.modules, "jiwer", None)
+    monkeypatch.setattr("synbb.tasks.speech.choose", lambda *_, **__: pytest.fail("audio was looked at"))
+    with pytest.raises(SynbbError, match="jiwer, which is not installed; pip install"):
+        made(parts(folder)).prepare()
 
 
 def test_bad_files_among_recordings_are_told(own: Path) -> None:
