@@ -193,9 +193,10 @@ def read_table(file: str | Path) -> list[Utterance]:
             columns = table.fieldnames or []
             for column in ("audio", "text"):
                 if column not in columns:
+                    one = len(columns) == 1 and any(mark in columns[0] for mark in ";\t")
                     raise SynbbError(
                         f"{path}: there is no column {column!r} among {', '.join(columns) or 'none'}; the first line "
-                        "must name audio, text and, where known, speaker"
+                        f"must name audio, text and, where known, speaker{', with commas between them' if one else ''}"
                     )
             for row in table:
                 at = f"{path}, line {table.line_num}"

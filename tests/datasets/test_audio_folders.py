@@ -230,6 +230,7 @@ def test_damaged_librispeech(librispeech: Path, an4: Path) -> None:
         ("", r"there is no column 'audio' among none; the first line must name audio, text"),
         ("audio,words\na.wav,hi\n", r"there is no column 'text' among audio, words"),
         ("file,text\na.wav,hi\n", r"there is no column 'audio' among file, text"),
+        ("audio;text\na.wav;hi\n", r"no column 'audio' among audio;text; .*, with commas between them"),
         ("audio,text\n", "holds no utterance"),
         ("audio,text\na.wav,\n", r"line 2: the transcript of 'a\.wav' is empty"),
         ("audio,text\na.wav\n", r"line 2: the transcript of 'a\.wav' is empty"),
