@@ -193,18 +193,19 @@ def read_table(file: str | Path) -> list[Utterance]:
             columns = table.fieldnames or []
             for column in ("audio", "text"):
                 if column not in columns:
-                    one = len(columns) == 1 and any(mark in columns[0] for mark in ";\t")
+                    unparted = len(columns) == 1 and any(mark in columns[0] for mark in ";\t")
+                    hint = ", with commas between them" if unparted else ""
                     raise SynbbError(
                         f"{path}: there is no column {column!r} among {', '.join(columns) or 'none'}; the first line "
-                        f"must name audio, text and, where known, speaker{', with commas between them' if one else ''}"
+                        f"must name audio, text and, where known, speaker{hint}"
                     )
             for row in table:
                 at = f"{path}, line {table.line_num}"
                 one = _of_row(row, path.parent, at)
-                file = one.path.resolve()  # however the table spells it
-                if file in found:
+                audio = one.path.resolve()  # however the table spells it
+                if audio in found:
                     raise SynbbError(f"{at}: {row['audio']!r} is listed twice; remove one")
-                found[file] = one
+                found[audio] = one
     except FileNotFoundError:
         raise SynbbError(
             f"{path}: no such table; give a CSV with the columns audio, text and, where known, speaker"
