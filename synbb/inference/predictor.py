@@ -29,6 +29,7 @@ from synbb.inference.network import Network
 from synbb.inference.no_data import Tissue, check_missing
 from synbb.inference.output import NoDataReport
 from synbb.inference.sizes import default_write_block
+from synbb.models.processor import EMULATED, emulates_bf16
 from synbb.models.receptive_field import block_dependent_norms
 from synbb.volumes.box import AXES, Box, triple
 from synbb.volumes.resample import WorkingView
@@ -318,6 +319,8 @@ def _describe(work: BlockWork, network: Network) -> list[str]:
         lines.append(f"only inside {work.tissue.mask.path}")
     if work.floor:
         lines.append(f"probabilities below {work.floor:g} are written as 0; chunks of zeros are not written")
+    if network.precision == "bf16" and network.device.type == "cpu" and emulates_bf16():
+        lines.append(f"precision bf16: {EMULATED}; 32 avoids that")
     norms = block_dependent_norms(network.net)
     if norms:
         lines.append(

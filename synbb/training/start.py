@@ -11,13 +11,12 @@ from pathlib import Path
 import torch
 
 from synbb.errors import RunEnded, SynbbError
+from synbb.models.processor import EMULATED, emulates_bf16
 from synbb.tasks.base import Task
 from synbb.tasks.registry import find_task
 from synbb.training.config import RunConfig, load_config
 from synbb.training.loop import Progress, Say, train
 from synbb.training.run import RunFolder
-
-CPU_FACTS = Path("/proc/cpuinfo")
 
 
 def make_task(config: RunConfig) -> Task:
@@ -129,25 +128,9 @@ def _warnings(config: RunConfig) -> list[str]:
         found.append(f"the density falls in few jumps: {jumps}; lower pruning.refresh or train for more steps")
     precision = config.training.precision
     on_cpu = config.training.accelerator == "cpu" or not torch.cuda.is_available()
-    if precision.startswith("bf16") and on_cpu and emulates_bf16(CPU_FACTS):
-        found.append(
-            f"training.precision={precision}: this processor has no instructions for bf16 and emulates it, which can "
-            "take many times as long; training.precision=32-true avoids that"
-        )
+    if precision.startswith("bf16") and on_cpu and emulates_bf16():
+        found.append(f"training.precision={precision}: {EMULATED}; training.precision=32-true avoids that")
     return found
-
-
-def emulates_bf16(facts: Path) -> bool:
-    """Whether a processor is an x86 one without instructions for bf16, as ``/proc/cpuinfo`` tells.
-
-    Where there is no such file, or it states no flags (ARM), nothing is known and the answer is no.
-    """
-    try:
-        lines = facts.read_text().splitlines()
-    except OSError:
-        return False
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), None)
-    return flags is not None and not {"avx512_bf16", "amx_bf16"} & set(flags)
 
 
 def _nothing(_: str) -> None:

@@ -244,6 +244,16 @@ def test_a_dry_run_names_a_faster_allocator_where_none_is_loaded(
     assert any("tcmalloc preloaded" in line for line in said) == slow
 
 
+@pytest.mark.parametrize("emulates", [True, False])
+def test_a_precision_that_the_processor_emulates_is_told(
+    emulates: bool, raw: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("synbb.inference.predictor.emulates_bf16", lambda: emulates)
+    for precision in ("32", "bf16"):
+        lines = predict(raw, tmp_path / precision / "out.zarr", precision=precision, dry_run=True).lines
+        assert any("no instructions for bf16" in line for line in lines) == (emulates and precision == "bf16")
+
+
 def test_a_dry_run_counts_what_is_finished_and_refuses_what_the_call_would_refuse(raw: Volume, tmp_path: Path) -> None:
     out = tmp_path / "out.zarr"
     blocks = predict(raw, out).blocks

@@ -10,7 +10,7 @@ from tiny import config, settings, trained, write_config, write_pair
 
 from synbb.errors import SynbbError
 from synbb.training import load_config, make_task
-from synbb.training.start import emulates_bf16, start_run
+from synbb.training.start import start_run
 
 
 def prepared(folder: Path, test: dict[str, object]) -> list[str]:
@@ -62,25 +62,9 @@ def test_a_run_of_another_task_is_named_as_such(tmp_path: Path) -> None:
         start_run(run_config(other, "test"), tmp_path / "run", resume=True, say=lambda _: None)
 
 
-@pytest.mark.parametrize(
-    ("facts", "emulates"),
-    [
-        ("flags\t\t: fpu avx2 avx512f\nflags\t\t: fpu avx2 avx512f\n", True),
-        ("flags\t\t: fpu avx2 avx512f avx512_bf16\n", False),
-        ("flags\t\t: fpu avx2 amx_bf16 amx_tile\n", False),
-        ("Features\t: fp asimd bf16\n", False),
-        (None, False),
-    ],
-)
-def test_processors_without_bf16_are_told_from_their_flags(tmp_path: Path, facts: str | None, emulates: bool) -> None:
-    if facts is not None:
-        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{facts}")
-    assert emulates_bf16(tmp_path / "cpuinfo") == emulates
-
-
 def test_emulated_precision_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_pair(tmp_path)
-    monkeypatch.setattr(sys.modules[start_run.__module__], "emulates_bf16", lambda _: True)
+    monkeypatch.setattr(sys.modules[start_run.__module__], "emulates_bf16", lambda: True)
     for number, (precision, told) in enumerate((("bf16-mixed", True), ("32-true", False))):
         said: list[str] = []
         chosen = {"training__precision": precision, "training__accelerator": "cpu", "training__steps": 1}
