@@ -220,10 +220,12 @@ def compare(
 
     Raises:
         SynbbError: a density outside (0, 1], a double seed or density, a reference that is no method, or scores that
-            are no numbers.
+            are no finite numbers, a name in ``smaller_is_better`` that is no score, or a pruner that is not attached.
     """
     seeds, densities = [int(seed) for seed in seeds], [float(density) for density in densities]
     _check(methods, densities, seeds, reference)
+    if isinstance(smaller_is_better, str):
+        raise SynbbError(f"smaller_is_better must be a list of scores: [{smaller_is_better!r}]")
     rows = RunTable(None if table is None else Path(table))
     own = {name: DENSE for name, make in methods.items() if make is None}
     cells = [
@@ -239,13 +241,19 @@ def compare(
             make = makers[cell]
             pruner = None if make is None else make(cell.density, cell.seed)
             scores = _scores(train_fn(pruner, cell.seed), cell)
+            _check_known(smaller_is_better, scores)  # with the first run, not after the last
+            if pruner is not None and not pruner.attached:
+                raise SynbbError(f"{cell}: train_fn returned and did not attach the pruner that it was given")
             realised = 1.0 if pruner is None else pruner.density()
             rows.append(cell, _hash(cell, version), {"realised_density": realised, **scores})
             if say is not None:
                 say(f"{cell}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
     found = {cell: row for cell in wanted if (row := rows.find(cell, _hash(cell, version))) is not None}
+    points = {cell: points_of(row) for cell, row in found.items()}
+    for each in points.values():  # of a table's rows, too
+        _check_known(smaller_is_better, each)
     return Comparison(
-        points={cell: points_of(row) for cell, row in found.items()},
+        points=points,
         methods=list(methods),
         densities=densities,
         reference=reference,
@@ -294,4 +302,16 @@ def _scores(found: float | Mapping[str, float], cell: Cell) -> dict[str, float]:
             scores[name] = float(value)
         except (TypeError, ValueError):
             raise SynbbError(f"train_fn returned {name} = {value!r} for {cell}; scores are numbers") from None
+        if not math.isfinite(scores[name]):  # left out, it would make a method better by its failures
+            raise SynbbError(
+                f"train_fn returned {name} = {value} for {cell}: return what a run that failed is worth, or leave that "
+                "score out"
+            )
     return scores
+
+
+def _check_known(smaller_is_better: Sequence[str], scores: Mapping[str, object]) -> None:
+    """Names that are no score would turn a verdict round."""
+    for name in smaller_is_better:
+        if name not in scores:
+            raise SynbbError(f"smaller_is_better names {name!r}, which is no score; there are {', '.join(scores)}")

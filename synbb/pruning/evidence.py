@@ -119,6 +119,11 @@ class Gradients:
         self._saliency = [torch.zeros(size, dtype=torch.float64) for size in self._sizes]
         self._steps = 0
 
+    @property
+    def seen(self) -> bool:
+        """Whether the window holds an optimiser step."""
+        return self._steps > 0
+
     def read(self) -> tuple[Floats, Floats]:
         """Mean norm of the gradient and mean saliency of each connection; zeros when no step was seen."""
         steps = max(self._steps, 1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from synbb.errors import SynbbError
 from synbb.pruning.evidence import Evidence, Gradients, InputNorms, Need
 from synbb.pruning.pattern import eligible
 
@@ -92,7 +93,12 @@ class Gathering:
             self._inputs.clear()
 
     def evidence(self, step: int) -> Evidence:
-        """All that was gathered up to ``step``, the number of optimiser steps done."""
+        """All that was gathered up to ``step``, the number of optimiser steps done.
+
+        Raises:
+            SynbbError: steps were done, and nothing was seen of the gradients or inputs that the method needs.
+        """
+        self._check_seen(step)
         zeros = np.zeros(self._table.count)
         gradients, saliency = (zeros, zeros) if self._gradients is None else self._gradients.read()
         inputs = zeros
@@ -113,6 +119,19 @@ class Gathering:
             eligible=eligible(self._table, strengths, self._layers, self._pattern),
             seed=self._seed,
         )
+
+    def _check_seen(self, step: int) -> None:
+        """Zeros would rank connections by their index."""
+        if step and self._gradients is not None and not self._gradients.seen:
+            raise SynbbError(
+                f"at step {step} no gradient of a masked layer was seen in the last {self._window} steps: do these "
+                "layers train, and is step() called after each optimiser step?"
+            )
+        if step and self._inputs is not None and not any(norms.any() for norms in self._inputs.read()):
+            raise SynbbError(
+                f"at step {step} no input of a masked layer was seen in the last {self._window} steps: run the model "
+                "itself, in training mode (model.train()), and compile it after attaching"
+            )
 
     def close(self) -> None:
         """Take all hooks off the network."""

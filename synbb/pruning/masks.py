@@ -75,13 +75,22 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         masks: as :attr:`synbb.pruning.Pruner.masks`.
 
     Raises:
-        SynbbError: the model has no such layer.
+        SynbbError: the model has no such layer, or one of another shape.
     """
     modules = dict(model.named_modules())
     for name, mask in masks.items():
         module = modules.get(name, modules.get(f"module.{name}"))
         if module is None or not isinstance(module.weight, Tensor):
             raise SynbbError(f"masks: the model has no weight layer {name!r}; give a copy of the model that was pruned")
+        try:
+            fits = torch.broadcast_shapes(mask.shape, module.weight.shape) == module.weight.shape
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise SynbbError(
+                f"masks: that of {name!r} has shape {tuple(mask.shape)}, and the weight {tuple(module.weight.shape)}: "
+                "they are of another architecture"
+            )
         module.weight.masked_fill_(~mask.to(module.weight.device), 0)
 
 

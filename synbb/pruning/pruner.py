@@ -24,6 +24,7 @@ from synbb.pruning.connections import Actuator, Budget, ConnectionTable, Scope
 from synbb.pruning.evidence import Evidence, Need
 from synbb.pruning.feedback import LayerFeedback
 from synbb.pruning.gathering import Gathering, neutral
+from synbb.pruning.holding import check_weights, hold, release
 from synbb.pruning.masked_weights import Connection, MaskedWeights, Revival
 from synbb.pruning.masks import apply_masks, check_masks
 from synbb.pruning.pattern import check_pattern, read_pattern
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 
     from synbb.pruning.balance import Floats
     from synbb.pruning.observing import Valid
+
+
+IDLE = 20
+"""Calls of ``step()`` in a row without an optimiser step that are told of: gradient scaling skips fewer."""
 
 
 class Pruner(ABC):
@@ -104,6 +109,10 @@ class Pruner(ABC):
         window: int = 4,
         seed: int = 0,
     ) -> None:
+        if schedule is not None and not isinstance(schedule, Schedule):
+            raise SynbbError(
+                f"pruning schedule {schedule!r} is none: give synbb.pruning.Waypoints(((step, density), ...), refresh)"
+            )
         self.schedule = schedule if schedule is not None else self._schedule(density, warmup, ramp, refresh)
         if self.schedule.density != density:
             raise SynbbError(
@@ -128,10 +137,13 @@ class Pruner(ABC):
         self.scope = scope
         self.allocation = allocation
         self.pattern = read_pattern(pattern)
+        for option, names in (("layers", layers), ("exclude", exclude), ("per_consumer", per_consumer)):
+            if isinstance(names, str):
+                raise SynbbError(f"pruning {option} {names!r} must be a list of patterns: [{names!r}]")
         self.only, self.exclude, self.per_consumer = tuple(layers), tuple(exclude), tuple(per_consumer)
         self.statistic, self.gate, self.seed = statistic, gate, seed
         self._decay, self._count_every, self._window = decay, count_every, window
-        self._attached = False
+        self._attached = self._detached = False
 
     def _schedule(self, density: float, warmup: int, ramp: int, refresh: int) -> Schedule:
         return CubicSchedule(density, warmup, ramp, refresh)
@@ -200,11 +212,16 @@ class Pruner(ABC):
             channel_axis: the channel axis of the inputs.
 
         Raises:
-            SynbbError: nothing can be masked, a pattern fits no layer, wiring that cannot be traced, or a budget that
-                is out of reach.
+            SynbbError: nothing can be masked, a pattern fits no layer, wiring that cannot be traced, a budget that
+                is out of reach, an optimiser of other weights, or a model that another pruner masks.
         """
         if self._attached:
             raise SynbbError("this pruner is attached already; make a new one for another model")
+        if not isinstance(example_inputs, (Tensor, list, tuple)):
+            raise SynbbError(
+                "example_inputs must be a tensor or a sequence of the model's arguments, not "
+                f"{type(example_inputs).__name__}"
+            )
         if optimizer is None:
             warnings.warn(
                 "synbb: attach() without optimizer= cannot clear the moments of cut weights (a connection that grows "
@@ -228,6 +245,7 @@ class Pruner(ABC):
         modules = dict(model.named_modules())
         self.layers: list[TracedLayer] = self._masked_layers()
         weights = {layer.name: _parameter(modules[layer.name]) for layer in self.layers}
+        check_weights(weights, optimizer)
         self.weights = MaskedWeights(weights, self.connection)
         shapes = [weight.shape for weight in weights.values()]
         repeats = [self.weights.weights_a_connection(index) for index in range(len(weights))]
@@ -257,34 +275,46 @@ class Pruner(ABC):
         for index, weight in enumerate(self.weights.weights):
             if weight.requires_grad:
                 self._hooks.append(weight.register_hook(self._gradient_hook(index)))
-        self._taken, self._counted = 0, 0
+        self._taken, self._counted, self._idle = 0, 0, 0
         if optimizer is not None:
             self._hooks.append(optimizer.register_step_post_hook(self._step_hook()))
         self._followers: list[nn.Module] = []
         self._attached = True
+        hold(weights.values(), self)
         if self.schedule.refreshes(0):
             self._refresh(self.schedule.target(0))
         return self
 
     def detach(self) -> None:
-        """Take all hooks off the model; its weights stay as they are, masked."""
+        """Take all hooks off the model; its weights stay as they are, masked, but nothing keeps them so any more."""
+        self._check_attached()
         self._gathering.close()
         for hook in self._hooks:
             hook.remove()
+        release(self.weights.weights)
+        self._detached = True
 
     def step(self) -> bool:
         """Call once after each optimiser step; True when the masks were chosen anew.
 
         Raises:
-            SynbbError: the pruner holds no model yet, or on-rates that the method needs are unknown.
+            SynbbError: the pruner holds no model, or on-rates that the method needs are unknown.
         """
-        if not self._attached:
-            raise SynbbError("attach the pruner to a model first: pruner.attach(model, example_inputs, optimizer=...)")
+        self._check_attached()
+        if self._detached:
+            raise SynbbError("this pruner was detached; make a new one, and begin_with() its masks to go on with them")
         if self._optimizer is not None and self._taken == self._counted:
             # Mixed precision skipped the step, or there was none: what was seen since the last one is forgotten.
             self._gathering.discard()
+            self._idle += 1
+            if self._idle == IDLE:
+                warnings.warn(
+                    f"synbb: step() was called {IDLE} times and the optimizer given to attach() took no step: nothing "
+                    "is pruned; does another optimizer train the model?",
+                    stacklevel=2,
+                )
             return False
-        self._counted = self._taken
+        self._counted, self._idle = self._taken, 0
         self._steps += 1
         self._gathering.commit()
         refreshed = self.schedule.refreshes(self._steps) and self._gate_open()
@@ -307,6 +337,7 @@ class Pruner(ABC):
         Raises:
             SynbbError: a mask is no tensor, or does not fit the units that it is for.
         """
+        self._check_attached()
         with self.activity.valid(mask):
             yield
 
@@ -318,6 +349,7 @@ class Pruner(ABC):
         Raises:
             SynbbError: it lacks a masked layer.
         """
+        self._check_attached()
         apply_masks(average, self.masks)
         self._followers.append(average)
 
@@ -331,27 +363,37 @@ class Pruner(ABC):
         Raises:
             SynbbError: masks of another architecture.
         """
+        self._check_attached()
         self.weights.begin_with(masks, latent, "masks")
 
     # ---- what it tells ----
 
     @property
+    def attached(self) -> bool:
+        """Whether the pruner has held a model."""
+        return self._attached
+
+    @property
     def steps(self) -> int:
         """Optimiser steps that took place."""
+        self._check_attached()
         return self._steps
 
     @property
     def final(self) -> bool:
         """Whether the masks will not change any more."""
+        self._check_attached()
         return self.schedule.is_final(self._steps)
 
     @property
     def masks(self) -> dict[str, Tensor]:
         """Mask of each masked layer, bool, broadcastable to its weight."""
+        self._check_attached()
         return dict(self.weights.masks)
 
     def density(self) -> float:
         """Realised share of live connections over the masked layers."""
+        self._check_attached()
         return self.weights.live() / self.table.count
 
     def layer_densities(self) -> dict[str, float]:
@@ -360,6 +402,7 @@ class Pruner(ABC):
 
     def kept(self) -> np.ndarray:
         """All masks as one vector in the order of :attr:`table`, bool, shape (connections,)."""
+        self._check_attached()
         return self.weights.kept()
 
     def spread(self) -> float:
@@ -377,8 +420,10 @@ class Pruner(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs: step, masks, latent weights, activity, feedback."""
+        self._check_attached()
         return {
             "method": self.method,
+            "density": self.schedule.density,
             "steps": self._steps,
             "churn": self.churn,
             "decided_rates": torch.from_numpy(self.decided_rates.copy()),
@@ -399,10 +444,16 @@ class Pruner(ABC):
         """Put back what :meth:`state_dict` returned and mask the model's weights.
 
         Raises:
-            SynbbError: the state is of another method or of other layers.
+            SynbbError: the state is none, or of another method, density or other layers.
         """
+        self._check_attached()
+        if "method" not in state or "masks" not in state:
+            raise SynbbError("this is no state of a pruner: give what its state_dict() returned")
         if state["method"] != self.method:
             raise SynbbError(f"pruner state of method {state['method']!r} does not fit method {self.method!r}")
+        density = state.get("density", self.schedule.density)  # states of before 2026-11-28 do not say
+        if density != self.schedule.density:
+            raise SynbbError(f"pruner state of density {density} does not fit density {self.schedule.density}")
         check_masks(state["masks"], self.weights.shapes, "pruner state")
         self.activity.check_state(state["activity"])  # before anything is changed
         self._steps, self.churn = int(state["steps"]), float(state["churn"])
@@ -413,6 +464,10 @@ class Pruner(ABC):
         self._gathering.watch(self._steps, self.schedule)
 
     # ---- inside ----
+
+    def _check_attached(self) -> None:
+        if not self._attached:
+            raise SynbbError("attach the pruner to a model first: pruner.attach(model, example_inputs, optimizer=...)")
 
     def _masked_layers(self) -> list[TracedLayer]:
         named = [layer.name for layer in self.wiring.layers]

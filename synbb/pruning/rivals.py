@@ -185,18 +185,21 @@ class DropAndGrow(SparseFromStart):
         """How much each cut connection deserves to grow."""
 
     def choose(self, share: float, evidence: Evidence) -> np.ndarray:
-        """Drop by weight, grow by :meth:`growth`, the same number in each scope."""
+        """Drop by weight, grow by :meth:`growth`, each scope to its budget: as many as were dropped where it stands."""
         budget = self.budget(share, evidence)
-        if evidence.live.all():
+        if evidence.live.all() and not evidence.step:
             return keep_strongest(self.table, evidence.rng.random(self.table.count), budget, eligible=evidence.eligible)
         growth = self.growth(evidence)
-        kept = evidence.live.copy()
+        # Who stays comes before who grows, and who was just dropped last: it returns where there is nobody else.
+        order = np.empty(self.table.count)
         for members, _ in budget.parts(self.table):
-            live, cut = members[evidence.live[members]], members[~evidence.live[members] & evidence.eligible[members]]
-            count = min(round(self.fraction(evidence.step) * len(live)), len(cut))
-            kept[live[np.argsort(evidence.weights[live], kind="stable")[:count]]] = False
-            kept[cut[np.argsort(-growth[cut], kind="stable")[:count]]] = True
-        return kept
+            live = members[evidence.live[members] & evidence.eligible[members]]
+            weakest = live[np.argsort(evidence.weights[live], kind="stable")]
+            count = round(self.fraction(evidence.step) * len(live))
+            cut = members[~(evidence.live[members] & evidence.eligible[members])]
+            grown = cut[np.argsort(-growth[cut], kind="stable")]
+            order[np.concatenate([weakest[count:][::-1], grown, weakest[:count][::-1]])] = -np.arange(len(members))
+        return keep_strongest(self.table, order, budget, eligible=evidence.eligible)
 
     def fraction(self, step: int) -> float:
         """Share of the live connections that is exchanged after ``step``."""
@@ -251,5 +254,7 @@ class FixedMask(SparseFromStart):
         Raises:
             SynbbError: it is of another architecture.
         """
-        check_masks(self._given, {name: tuple(mask.shape) for name, mask in self.masks.items()}, "pruning masks")
+        check_masks(
+            self._given, {name: tuple(mask.shape) for name, mask in self.weights.masks.items()}, "pruning masks"
+        )
         return np.concatenate([self._given[layer.name].cpu().numpy().ravel() for layer in self.layers])

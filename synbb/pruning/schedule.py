@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,6 +63,7 @@ class CubicSchedule(Schedule):
     def __post_init__(self) -> None:
         _check(self.density, self.refresh)
         for name in ("warmup", "ramp"):
+            _whole(name, getattr(self, name))
             if getattr(self, name) < 0:
                 raise SynbbError(f"pruning {name} of {getattr(self, name)} steps must not be negative")
 
@@ -104,6 +106,8 @@ class Waypoints(Schedule):
 
     def __post_init__(self) -> None:
         steps = [step for step, _ in self.points]
+        for step in steps:
+            _whole("schedule", step)
         if not steps or steps != sorted(set(steps)) or steps[0] < 0:
             raise SynbbError(f"pruning schedule {list(self.points)} must hold (step, density) points in rising steps")
         for _, share in self.points:
@@ -149,6 +153,7 @@ class FromStart(Schedule):
 
     def __post_init__(self) -> None:
         _check(self.density, self.refresh)
+        _whole("warmup + ramp", self.last)
 
     @property
     def end(self) -> int:
@@ -176,8 +181,14 @@ def waypoints(points: Sequence[Sequence[float]], steps: int, refresh: int) -> Wa
     return Waypoints(tuple((round(at * steps), density) for at, density in points), refresh)
 
 
-def _check(density: float, refresh: int) -> None:
-    if not 0 < density <= 1:
-        raise SynbbError(f"pruning density {density} must lie in (0, 1]; 1 means dense")
-    if refresh < 1:
-        raise SynbbError(f"pruning refresh of {refresh} steps must be at least 1")
+def _whole(name: str, steps: object) -> None:
+    """Refuse a number of steps that no step would ever equal."""
+    if not isinstance(steps, Integral):
+        raise SynbbError(f"pruning {name} of {steps!r} steps must be a whole number; round it")
+
+
+def _check(density: object, refresh: object) -> None:
+    if not isinstance(density, (int, float, np.number)) or not 0 < density <= 1:
+        raise SynbbError(f"pruning density {density!r} must be a number in (0, 1]; 1 means dense")
+    if not isinstance(refresh, Integral) or refresh < 1:
+        raise SynbbError(f"pruning refresh of {refresh} steps must be a whole number of at least 1")

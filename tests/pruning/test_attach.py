@@ -115,7 +115,9 @@ def test_multiply_accumulates_are_those_that_torch_counts(name):
 
 def test_both_layers_of_every_feed_forward_part_are_masked():
     pruner = BudgetedBroadcast(density=DENSITY)
-    pruner.attach(encoder("relu"), torch.zeros(2, 6, 32), optimizer=_none(), channel_axis=-1)
+    model = encoder("relu")
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    pruner.attach(model, torch.zeros(2, 6, 32), optimizer=optimizer, channel_axis=-1)
     assert list(pruner.masks) == [f"layers.{i}.linear{j}" for i in (0, 1) for j in (1, 2)]
     assert [layer.reads.shape[1] for layer in pruner.layers] == [
         0,
@@ -163,10 +165,6 @@ def _count_fused(monkeypatch: pytest.MonkeyPatch) -> list[None]:
 
     monkeypatch.setattr(torch, "_transformer_encoder_layer_fwd", counted)
     return calls
-
-
-def _none() -> torch.optim.Optimizer:
-    return torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
 
 
 def test_the_stream_of_an_encoder_is_masked_by_its_own_ratio_where_the_config_names_its_readers():

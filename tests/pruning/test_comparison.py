@@ -110,6 +110,30 @@ def test_scores_that_are_none() -> None:
         compare(lambda *_: None, METHODS, **options)
     with pytest.raises(SynbbError, match="a score named 'density', which is a column of the table: rename it"):
         compare(lambda *_: {"density": 1.0}, METHODS, **options)
+    with pytest.raises(SynbbError, match="train_fn returned loss = nan for all dense density 1 seed 0: return what"):
+        compare(lambda *_: {"loss": float("nan")}, METHODS, **options)
+
+
+def test_names_that_are_no_score_would_turn_verdicts_round(tmp_path: Path) -> None:
+    options = {"densities": [0.5], "seeds": [0, 1], "reference": "dense"}
+    training = Training()
+    with pytest.raises(
+        SynbbError, match="smaller_is_better names 'los', which is no score; there are score, steps_done"
+    ):
+        compare(training, METHODS, **options, smaller_is_better=["los"])
+    assert len(training.calls) <= 1, "the first run shows it"
+    with pytest.raises(SynbbError, match=r"smaller_is_better must be a list of scores: \['loss'\]"):
+        compare(training, METHODS, **options, smaller_is_better="loss")
+    table = tmp_path / "runs.csv"
+    compare(training, METHODS, **options, table=table, smaller_is_better=["score"])
+    with pytest.raises(SynbbError, match="smaller_is_better names 'los'"):
+        compare(training, METHODS, **options, table=table, smaller_is_better=["los"])
+
+
+def test_a_pruner_that_nobody_attached_is_no_run() -> None:
+    options = {"densities": [0.5], "seeds": [0], "reference": "dense"}
+    with pytest.raises(SynbbError, match="train_fn returned and did not attach the pruner that it was given"):
+        compare(lambda *_: {"loss": 1.0}, METHODS, **options)
 
 
 def test_tables_that_are_none(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import yaml
@@ -15,7 +16,9 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 def test_the_snippet_runs(capsys):
     snippets = re.findall(r"```python\n(.*?)```", (DOCS / "budgeted_broadcast.md").read_text(), re.DOTALL)
     assert len(snippets) == 1
-    exec(compile(snippets[0], "budgeted_broadcast.md", "exec"), {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exec(compile(snippets[0], "budgeted_broadcast.md", "exec"), {})
     assert "'density': 0.25" in capsys.readouterr().out
 
 

@@ -19,6 +19,7 @@ from synbb.pruning import (
     Pruner,
     RandomMask,
     Scored,
+    Waypoints,
     controls,
     rivals,
 )
@@ -117,7 +118,7 @@ def test_dropping_the_weakest_and_growing_the_same_number(kind, grown):
     pruner = attached(kind, density=0.5, drop=0.5)
     live = np.zeros((3, 4), dtype=bool)
     live[0, 0] = live[0, 2] = live[1, 1] = live[1, 3] = live[2, 0] = live[2, 3] = True
-    kept = np.array(chosen(pruner, live=live, step=0), dtype=bool)  # half of six
+    kept = np.array(chosen(pruner, share=0.5, live=live, step=0), dtype=bool)  # half of six
     assert kept.sum() == 6
     assert not kept[1, 3]  # 0.05, 0.25 and 0.5 are the weakest live ones
     assert not kept[2, 3]
@@ -130,6 +131,76 @@ def test_dropping_the_weakest_and_growing_the_same_number(kind, grown):
     assert pruner.fraction(0) == 0.5
     assert pruner.fraction(9) == pytest.approx(0)
     assert pruner.fraction(4.5) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("kind", [rivals.Set, rivals.RigL])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"schedule": Waypoints(((0, 1.0), (6, 0.5), (12, 0.3)), 3)},
+        {"schedule": Waypoints(((0, 0.2), (12, 0.3)), 3)},
+        {"budget": "macs", "scope": "network", "ramp": 12, "refresh": 3},
+        {"allocation": "loss", "ramp": 12, "refresh": 3},
+    ],
+)
+def test_exchanging_connections_keeps_to_the_budget_whatever_it_is(kind, options):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 20), nn.ReLU(), nn.Linear(20, 8), nn.ReLU())
+    net.append(nn.Linear(8, 3))
+    optimizer = SGD(net.parameters(), lr=0.1)
+    pruner = kind(0.3, **options).attach(net, torch.zeros(1, 6), optimizer=optimizer)
+    for step in range(1, 13):
+        optimizer.zero_grad()
+        net(torch.randn(16, 6)).square().mean().backward()
+        optimizer.step()
+        if pruner.step():
+            assert pruner.density() == pytest.approx(pruner.schedule.target(step), abs=2 / pruner.table.count)
+    assert pruner.final
+    assert pruner.density() == pytest.approx(0.3, abs=2 / pruner.table.count)
+
+
+@pytest.mark.parametrize("kind", [rivals.Set, rivals.RigL])
+def test_exchanging_connections_keeps_the_pattern(kind):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 20), nn.ReLU(), nn.Linear(20, 3))
+    optimizer = SGD(net.parameters(), lr=0.1)
+    pruner = kind(0.5, pattern="2:4", ramp=12, refresh=3).attach(net, torch.zeros(1, 6), optimizer=optimizer)
+    for _ in range(12):
+        optimizer.zero_grad()
+        net(torch.randn(16, 6)).square().mean().backward()
+        optimizer.step()
+        pruner.step()
+        assert int(pruner.masks["2"].view(20, 4, 4).sum(dim=2).max()) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "training", "frozen", "message"),
+    [
+        (rivals.Wanda, False, False, "no input of a masked layer was seen in the last 4 steps: run the model"),
+        (rivals.Taylor, True, True, "no gradient of a masked layer was seen in the last 4 steps: do these"),
+    ],
+)
+def test_what_a_method_never_saw_is_an_error_and_no_choice_by_index(kind, training, frozen, message):
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 20), nn.ReLU(), nn.Linear(20, 3))
+    net[2].weight.requires_grad_(not frozen)
+    optimizer = SGD(net.parameters(), lr=0.1)
+    pruner = kind(0.5, ramp=4, refresh=2)
+    if frozen:
+        with pytest.warns(UserWarning, match=r"1 of 1 masked layers do not train \(2 \.\.\.\)"):
+            pruner.attach(net, torch.zeros(1, 6), optimizer=optimizer)
+    else:
+        pruner.attach(net, torch.zeros(1, 6), optimizer=optimizer)
+    net.train(training)
+
+    def refreshes() -> None:
+        for _ in range(2):
+            optimizer.zero_grad()
+            net(torch.randn(16, 6)).square().mean().backward()
+            optimizer.step()
+            pruner.step()
+
+    with pytest.raises(SynbbError, match=message):
+        refreshes()
 
 
 @pytest.mark.parametrize("method", ["set", "rigl"])
@@ -264,9 +335,11 @@ def test_frozen_rates_are_those_of_the_first_refresh():
     assert first is not None
     assert np.abs(pruner.activity.rates() - first).max() > 0.01
     assert (pruner.rates_for_law(pruner._gathering.evidence(pruner.steps)) == first).all()
+    state = pruner.state_dict()
+    pruner.detach()
     again = controls.FrozenRates(0.4, ramp=8, refresh=2, gate=0.0, count_every=1, decay=0.5)
     again.attach(net, torch.zeros(1, 6), optimizer=optimizer)
-    again.load_state_dict(pruner.state_dict())
+    again.load_state_dict(state)
     assert (again.rates_for_law(again._gathering.evidence(again.steps)) == first).all()
 
 
