@@ -130,6 +130,25 @@ class OnRates:
         ]
         return np.concatenate(found) if found else np.zeros(0)
 
+    def check_places(self, used_units: np.ndarray) -> None:
+        """Make sure that on-rates of these units, by number, can be counted at all.
+
+        Raises:
+            SynbbError: no module reads or returns the values of some; their groups are named.
+        """
+        used = np.zeros(sum(group.size for group in self._groups), dtype=bool)
+        used[used_units] = True
+        hidden = [
+            group.name
+            for group in self._groups
+            if group.observer is None and used[group.first : group.first + group.size].any()
+        ]
+        if hidden:
+            raise SynbbError(
+                f"pruning needs on-rates, and no module reads or returns the units of {_names(hidden)}: make their "
+                "activation a module (nn.ReLU()), or exclude the layers that write and read them"
+            )
+
     def check(self, used_units: np.ndarray) -> None:
         """Make sure that the on-rates of these units are known.
 
@@ -144,13 +163,11 @@ class OnRates:
         unknown = used & np.isnan(self.rates())
         if not unknown.any():
             return
-        hidden: list[str] = []
         uncounted: list[str] = []
         infinite: list[str] = []
         for group, total in zip(self._groups, self._total, strict=True):
             if unknown[group.first : group.first + group.size].any():
-                where = hidden if group.observer is None else uncounted if not total else infinite
-                where.append(group.name)
+                (infinite if total else uncounted).append(group.name)
         said = []
         if infinite:
             said.append(f"values of {_names(infinite)} are not finite; lower the learning rate")
@@ -159,8 +176,6 @@ class OnRates:
                 f"those of {_names(uncounted)} were never counted: run the model in training mode, with gradients and "
                 "positions that are valid, before pruner.step()"
             )
-        if hidden:
-            said.append(f"no module reads or returns those of {_names(hidden)}: exclude the layers that read them")
         raise SynbbError(f"pruning needs on-rates of units that has none after step {self._steps}: {'; '.join(said)}")
 
     def state_dict(self) -> dict[str, Any]:

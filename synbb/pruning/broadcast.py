@@ -146,7 +146,7 @@ class BudgetedBroadcast(Pruner):
         Raises:
             SynbbError: units whose on-rates were never counted, or are not finite.
         """
-        self.activity.check(self._judged())
+        self.activity.check(self.judged())
         super().observe(evidence)
         if self._beta_moves:
             share = self.schedule.target(self.steps)
@@ -210,7 +210,7 @@ class BudgetedBroadcast(Pruner):
             scores[stay] = 1.0 + strength[stay]
         return scores
 
-    def _judged(self) -> np.ndarray:
+    def judged(self) -> np.ndarray:
         """Units whose on-rates decide degrees."""
         return np.unique(np.concatenate([units for _, units in self.table.pairs(self.actuator)]))
 

@@ -190,6 +190,10 @@ class Pruner(ABC):
         """Smallest share of each layer that the method can do with."""
         return 0.0
 
+    def judged(self) -> np.ndarray:
+        """Numbers of the units whose on-rates the method cannot do without."""
+        return np.zeros(0, dtype=np.int64)
+
     # ---- life ----
 
     def attach(
@@ -259,6 +263,8 @@ class Pruner(ABC):
         self.activity = OnRates(
             model, self.wiring.groups, decay=self._decay, every=self._count_every, statistic=self.statistic
         )
+        if self.schedule.density < 1:
+            self.activity.check_places(self.judged())
         self._gathering = Gathering(
             model,
             self.layers,

@@ -13,7 +13,7 @@ from pruning_networks import Chain, FramesAndTokens, Residual, Tokens
 from torch import Tensor, nn
 
 from synbb.errors import SynbbError
-from synbb.pruning import trace
+from synbb.pruning import BudgetedBroadcast, trace
 from synbb.pruning.activity import OnRates
 from synbb.pruning.wiring import Observer, UnitGroup
 
@@ -472,11 +472,35 @@ def test_rates_that_nothing_shows_are_named():
     groups = [UnitGroup("hidden", "relu", 2, 0, None), UnitGroup("seen", "relu", 2, 2, Observer("0", "output", 1, 0))]
     net = nn.Sequential(nn.Linear(2, 2)).train()
     rates = OnRates(net, groups, decay=0.9, every=1)
-    net(torch.randn(3, 2))
-    rates.commit()
-    rates.check(np.array([2, 3]))
-    with pytest.raises(SynbbError, match="no module reads or returns those of hidden: exclude"):
-        rates.check(np.array([1]))
+    rates.check_places(np.array([2, 3]))
+    with pytest.raises(SynbbError, match="no module reads or returns the units of hidden: make their activation"):
+        rates.check_places(np.array([1]))
+
+
+class Added(nn.Module):
+    """x + relu(lin(x)): the activation's output is nobody's, unless it is a module's."""
+
+    def __init__(self, activation: nn.Module | None) -> None:
+        super().__init__()
+        self.first, self.middle, self.head = nn.Linear(4, 12), nn.Linear(12, 12), nn.Linear(12, 2)
+        self.activation = activation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        inner = self.middle(x)
+        x = x + (torch.relu(inner) if self.activation is None else self.activation(inner))
+        return self.head(x)
+
+
+def test_units_that_nothing_shows_are_an_error_when_the_pruner_is_attached() -> None:
+    for density in (0.5, 1.0):
+        net = Added(nn.ReLU())
+        BudgetedBroadcast(density).attach(net, torch.zeros(1, 4), optimizer=torch.optim.SGD(net.parameters(), 0.1))
+    net = Added(None)
+    with pytest.raises(SynbbError, match="pruning needs on-rates, and no module reads or returns the units of"):
+        BudgetedBroadcast(0.5).attach(net, torch.zeros(1, 4), optimizer=torch.optim.SGD(net.parameters(), 0.1))
+    net = Added(None)
+    BudgetedBroadcast(1.0).attach(net, torch.zeros(1, 4), optimizer=torch.optim.SGD(net.parameters(), 0.1))
 
 
 @pytest.mark.parametrize(("decay", "every"), [(0.0, 1), (1.1, 1), (0.9, 0)])
