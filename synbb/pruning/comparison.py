@@ -277,6 +277,12 @@ def realised_of(rows: Mapping[Cell, Row]) -> dict[Cell, float]:
 def _check(methods: Mapping[str, object], densities: Sequence[float], seeds: Sequence[int], reference: str) -> None:
     if reference not in methods:
         raise SynbbError(f"reference {reference!r} is none of the methods {', '.join(methods)}")
+    for name, make in methods.items():
+        if make is not None and not callable(make):
+            raise SynbbError(
+                f"method {name!r} is {type(make).__name__}: give a function of density and seed that makes a new "
+                "pruner, or None for no pruning"
+            )
     for density in densities:
         if not 0 < density <= 1:
             raise SynbbError(f"density {density} is not above 0 and at most 1")

@@ -34,6 +34,7 @@ def validate(session: Session, done: int) -> str | None:
     if not session.fabric.is_global_zero:
         return None
     found = session.task.validate(session.net, session.fabric.device)
+    _check(found, session.config.task)
     _keep_weights(session, done, found)
     summary = diagnose(session, done)
     if summary is not None:
@@ -47,6 +48,16 @@ def validate(session: Session, done: int) -> str | None:
         f"step {done}: validation {figures} at density {session.density:.3f}"
         f"{'' if session.final else ' (masks not final)'}"
     )
+
+
+def _check(found: object, task: str) -> None:
+    """Refuse what a task of somebody's own should not have returned."""
+    if found is None:
+        return
+    if not isinstance(found, Validation):
+        raise SynbbError(f"task {task}: validate() returned {type(found).__name__}, no synbb.tasks.base.Validation")
+    if found.main not in found.scores:
+        raise SynbbError(f"task {task}: the main score {found.main!r} is none of {', '.join(found.scores)}")
 
 
 def diagnose(session: Session, done: int) -> PruningReport | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -115,7 +116,12 @@ def _create(folder: Path, config: RunConfig, task: Task) -> RunFolder:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
-    return RunFolder.create(folder, config, task=config.task, data=task.facts(), machine=machine)
+    facts = task.facts()
+    try:
+        json.dumps(facts)
+    except (TypeError, ValueError) as error:
+        raise SynbbError(f"task {config.task}: facts() must be plain values that JSON can hold ({error})") from None
+    return RunFolder.create(folder, config, task=config.task, data=facts, machine=machine)
 
 
 def _warnings(config: RunConfig) -> list[str]:

@@ -97,11 +97,13 @@ def test_what_was_done_before_an_error_is_kept(tmp_path: Path) -> None:
         ({"densities": [0.0]}, r"density 0.0 is not above 0 and at most 1"),
         ({"densities": []}, "no density is given"),
         ({"seeds": [1, 1]}, "seed 1 is given more than once"),
+        ({"methods": {"dense": None, "bb": "bb"}}, "method 'bb' is str: give a function of density and seed"),
+        ({"methods": {"dense": None, "bb": Magnitude(0.5)}}, "method 'bb' is Magnitude: give a function"),
     ],
 )
 def test_comparisons_that_cannot_be(changes: dict, message: str) -> None:
     with pytest.raises(SynbbError, match=message):
-        compare(Training(), METHODS, **{"densities": [0.5], "seeds": [0], "reference": "dense", **changes})
+        compare(Training(), **{"methods": METHODS, "densities": [0.5], "seeds": [0], "reference": "dense", **changes})
 
 
 def test_scores_that_are_none() -> None:
