@@ -496,7 +496,23 @@ class Pruner(ABC):
             check_pattern(self.pattern, self.layers, self.schedule.density)
         units = self.wiring.unit_count
         unknown = neutral(self.table, self.layers, units, pattern=self.pattern, seed=self.seed)
-        self.choose(self.schedule.density, unknown)
+        try:
+            self.choose(self.schedule.density, unknown)
+        except SynbbError as error:
+            tight = self._layers_out_of_reach(unknown)
+            if not tight:
+                raise
+            more = f" and {len(tight) - 1} more layers" if len(tight) > 1 else ""
+            raise SynbbError(f"layer {tight[0]!r}{more}: {error}, or exclude such layers") from None
+
+    def _layers_out_of_reach(self, unknown: Evidence) -> list[str]:
+        """Layers whose share of the budget is below what the method takes of them."""
+        if self.scope != "layer":
+            return []
+        sizes: Floats = np.array(self.table.layer_sizes, dtype=np.float64)
+        shares = self.budget(self.schedule.density, unknown).shares
+        short = np.round(shares * sizes) + 0.5 < np.broadcast_to(self.least_shares(), sizes.shape) * sizes
+        return [layer.name for layer, lacks in zip(self.layers, short, strict=True) if lacks]
 
     def _gate_open(self) -> bool:
         """Whether on-rates have spread enough to say something (METHOD §3: never cut by activity at step 0)."""

@@ -11,6 +11,7 @@ from monai.networks.nets import DenseNet, DynUNet, ResNet, SegResNet, UNet
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from synbb.errors import SynbbError
 from synbb.pruning import BudgetedBroadcast, apply_masks, trace
 
 if TYPE_CHECKING:
@@ -202,3 +203,17 @@ def test_the_stream_of_an_encoder_is_masked_by_its_own_ratio_where_the_config_na
     # The law has acted on the channels of the stream: the larger the ratio, the smaller the audience.
     audience = pruner.table.fan_out(pruner.kept(), pruner.wiring.unit_count)[:32]
     assert np.corrcoef(pruner.decided_rates[:32], audience)[0, 1] < -0.9
+
+
+def test_a_layer_that_minimum_degrees_fill_is_named() -> None:
+    depthwise = nn.Sequential(
+        *(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3, groups=16), nn.ReLU()),
+        *(nn.Conv2d(16, 32, 1), nn.ReLU(), nn.Conv2d(32, 2, 1)),
+    )
+    inputs, optimizer = torch.zeros(1, 1, 16, 16), torch.optim.SGD(depthwise.parameters(), 0.1)
+    with pytest.raises(
+        SynbbError, match=r"^layer '2': a budget of 5 connections is out of reach: .* exclude such layers"
+    ):
+        BudgetedBroadcast(0.3).attach(depthwise, inputs, optimizer=optimizer)
+    pruner = BudgetedBroadcast(0.3, exclude=["2"]).attach(depthwise, inputs, optimizer=optimizer)
+    assert list(pruner.masks) == ["4"]
