@@ -28,6 +28,24 @@ if TYPE_CHECKING:
     from synbb.pruning.wiring import UnitGroup
 
 
+def check_places(groups: Sequence[UnitGroup], used_units: np.ndarray) -> None:
+    """Make sure that on-rates of these units, by number, can be counted at all.
+
+    Raises:
+        SynbbError: no module reads or returns the values of some; their groups are named.
+    """
+    used = np.zeros(sum(group.size for group in groups), dtype=bool)
+    used[used_units] = True
+    hidden = [
+        group.name for group in groups if group.observer is None and used[group.first : group.first + group.size].any()
+    ]
+    if hidden:
+        raise SynbbError(
+            f"pruning needs on-rates, and no module reads or returns the units of {_names(hidden)}: make their "
+            "activation a module (nn.ReLU()), or exclude the layers that write and read them"
+        )
+
+
 class OnRates:
     """Moving averages of the on-rates of all units of a network.
 
@@ -129,25 +147,6 @@ class OnRates:
             )
         ]
         return np.concatenate(found) if found else np.zeros(0)
-
-    def check_places(self, used_units: np.ndarray) -> None:
-        """Make sure that on-rates of these units, by number, can be counted at all.
-
-        Raises:
-            SynbbError: no module reads or returns the values of some; their groups are named.
-        """
-        used = np.zeros(sum(group.size for group in self._groups), dtype=bool)
-        used[used_units] = True
-        hidden = [
-            group.name
-            for group in self._groups
-            if group.observer is None and used[group.first : group.first + group.size].any()
-        ]
-        if hidden:
-            raise SynbbError(
-                f"pruning needs on-rates, and no module reads or returns the units of {_names(hidden)}: make their "
-                "activation a module (nn.ReLU()), or exclude the layers that write and read them"
-            )
 
     def check(self, used_units: np.ndarray) -> None:
         """Make sure that the on-rates of these units are known.

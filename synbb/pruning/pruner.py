@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from synbb.errors import SynbbError
-from synbb.pruning.activity import OnRates
+from synbb.pruning.activity import OnRates, check_places
 from synbb.pruning.allocation import Allocation, Currency, connection_costs, erk_proportions, shares_in_proportion
 from synbb.pruning.connections import Actuator, Budget, ConnectionTable, Scope
 from synbb.pruning.evidence import Evidence, Need
@@ -260,11 +260,11 @@ class Pruner(ABC):
         self.churn = 0.0
         self.decided_rates = np.full(self.wiring.unit_count, np.nan)  # on-rates that the masks were made from
         self._check_reach()
+        if self.schedule.density < 1:
+            check_places(self.wiring.groups, self.judged())
         self.activity = OnRates(
             model, self.wiring.groups, decay=self._decay, every=self._count_every, statistic=self.statistic
         )
-        if self.schedule.density < 1:
-            self.activity.check_places(self.judged())
         self._gathering = Gathering(
             model,
             self.layers,
