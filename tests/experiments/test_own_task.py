@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from synbb.training.start import start_run
 def test_what_a_run_cannot_use(
     method: str, returned: object, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(sys.modules, "toy_task", toy_task)  # other tests import copies of it
     monkeypatch.setattr(toy_task.Points, method, lambda *_: returned)
     values = {**RUN, "training": {**RUN["training"], "steps": 2, "validate_every": 2}}
     with pytest.raises(SynbbError, match=f"task toy_task:Points: {message}"):
