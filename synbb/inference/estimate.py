@@ -44,11 +44,11 @@ def estimate(work: BlockWork, network: Network, dtype: np.dtype[Any], finished: 
     disk = plan.region.size * dtype.itemsize
     grid = " x ".join(map(str, shards or chunks))
     lines = [f"{files:,} file{'s' * (files != 1)} of {grid} voxels, at most {_bytes(disk)} ({dtype})"]
-    if finished:
-        done = f"{len(finished):,} of {len(plan):,} blocks are finished already"
-        lines.append(f"{done}, nothing is left to compute" if len(finished) == len(plan) else done)
+    done = f"{len(finished):,} of {len(plan):,} blocks are finished already"
     if len(finished) == len(plan):
-        return lines
+        return [*lines, f"{done}, nothing is left to compute"]
+    if finished:
+        lines.append(done)
     left = plan.region.size - sum(plan.block(index).write.size for index in finished)
     batches = list(plan.batches(network.batch))
     for batch in batches[len(batches) // 2 :][:LOOKED_AT]:

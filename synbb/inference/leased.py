@@ -28,6 +28,7 @@ from synbb.inference.leases import SETTINGS, Lease, Leases
 from synbb.inference.ledger import (
     KEPT,
     WorkerLedger,
+    begun,
     check_plan,
     exists,
     first_lines,
@@ -222,12 +223,7 @@ def join(prediction: Prediction, worker: str, expiry: float) -> tuple[WritableVo
     """
     output, fields = Path(prediction.output), prediction.work.plan.fields()
     ledger, folder = ledger_path(output), workers_folder(output)
-    there = exists(output)  # before the ledger is looked for: the ledger comes first
-    if there and not ledger.exists():
-        raise SynbbError(
-            f"{output}: exists already and has no ledger ({ledger.name}), so it is not a prediction to be continued; "
-            "remove it or choose another output"
-        )
+    begun(output)
     if next(folder.glob("marks-*"), None) is not None and not ledger.exists():  # in this order: no race
         raise SynbbError(f"{folder}: is left of an output that was removed; remove it as well")
     with disk_errors(ledger, KEPT):

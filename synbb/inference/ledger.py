@@ -159,7 +159,7 @@ class Ledger:
     def __init__(self, output: str | Path, fields: Mapping[str, Any]) -> None:
         self.output = Path(output)
         self.path = ledger_path(output)
-        output_exists = _begun(self.output)
+        output_exists = begun(self.output)
         self._lines = _Lines(self.path)
         try:
             self._lock()
@@ -339,7 +339,7 @@ def finished_marks(output: str | Path, fields: Mapping[str, Any]) -> dict[int, M
     Raises:
         SynbbError: such a call would be refused, as :class:`Ledger` does.
     """
-    if not _begun(Path(output)):
+    if not begun(Path(output)):
         return {}
     begun_with, marks = read_marks(output)
     if marks:
@@ -437,15 +437,20 @@ def _apply(state: _State, line: dict[str, Any]) -> None:
         state.created = bool(line["created"])
 
 
-def _begun(output: Path) -> bool:
-    """Whether there is an output to go on with; what is no prediction is refused."""
+def begun(output: Path) -> bool:
+    """Whether there is an output to go on with; what is no prediction is refused.
+
+    Raises:
+        SynbbError: there is something without a ledger.
+    """
+    there = exists(output)  # before the ledger is looked for: the ledger comes first
     ledger = ledger_path(output)
-    if exists(output) and not ledger.exists():
+    if there and not ledger.exists():
         raise SynbbError(
             f"{output}: exists already and has no ledger ({ledger.name}), so it is not a prediction to be "
             "continued; remove it or choose another output"
         )
-    return exists(output)
+    return there
 
 
 def exists(output: Path) -> bool:

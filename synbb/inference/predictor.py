@@ -228,14 +228,15 @@ def predict_volume(
     tissue = None if mask is None else Tissue(mask, volume)
     work = BlockWork(view.quickly() if network.on_card else view, plan, normalisation, tissue, missing, floor)
     lines = _describe(work, network)
-    finished = finished_marks(output_path, plan.fields()) if dry_run else {}
+    say = announce or (lambda _: None)
+    for line in lines:
+        say(line)
     if dry_run:
-        lines += estimate(work, network, np.dtype(dtype), finished)
-    if announce is not None:
-        for line in lines:
-            announce(line)
-    if dry_run:
-        return _nothing_done(str(output_path), plan, network, lines, len(finished))
+        finished = finished_marks(output_path, plan.fields())
+        expected = estimate(work, network, np.dtype(dtype), finished)
+        for line in expected:
+            say(line)
+        return _nothing_done(str(output_path), plan, network, lines + expected, len(finished))
     stored = {
         "kind": "probabilities",
         "working_voxel_size": list(view.voxel_size),
@@ -246,9 +247,7 @@ def predict_volume(
         "run_id": run_id,
         "model_sha256": model_sha256,
     }
-    prediction = Prediction(
-        work, network, str(output_path), dtype, stored, verify, progress, announce or (lambda _: None)
-    )
+    prediction = Prediction(work, network, str(output_path), dtype, stored, verify, progress, say)
     outcome = (driver or LocalDriver(reader_threads, writer_threads)).run(prediction)
     return PredictionSummary(
         output=str(output_path),

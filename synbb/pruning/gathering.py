@@ -98,14 +98,25 @@ class Gathering:
         Raises:
             SynbbError: steps were done, and nothing was seen of the gradients or inputs that the method needs.
         """
-        self._check_seen(step)
         zeros = np.zeros(self._table.count)
-        gradients, saliency = (zeros, zeros) if self._gradients is None else self._gradients.read()
-        inputs = zeros
+        gradients, saliency, inputs = zeros, zeros, zeros
+        # Where a method saw nothing, zeros would make it rank connections by their index.
+        if self._gradients is not None:
+            if step and not self._gradients.seen:
+                raise SynbbError(
+                    f"at step {step} no gradient of a masked layer was seen in the last {self._window} steps: do these "
+                    "layers train, and is step() called after each optimiser step?"
+                )
+            gradients, saliency = self._gradients.read()
         if self._inputs is not None:
             inputs = np.zeros(self._table.count)
             for members, norms in zip(self._table.scopes("layer"), self._inputs.read(), strict=True):
                 inputs[members] = norms[self._table.source[members]]
+            if step and not inputs.any():
+                raise SynbbError(
+                    f"at step {step} no input of a masked layer was seen in the last {self._window} steps: run the "
+                    "model itself, in training mode (model.train()), and compile it after attaching"
+                )
         strengths = self._weights.norms()
         return Evidence(
             table=self._table,
@@ -119,19 +130,6 @@ class Gathering:
             eligible=eligible(self._table, strengths, self._layers, self._pattern),
             seed=self._seed,
         )
-
-    def _check_seen(self, step: int) -> None:
-        """Zeros would rank connections by their index."""
-        if step and self._gradients is not None and not self._gradients.seen:
-            raise SynbbError(
-                f"at step {step} no gradient of a masked layer was seen in the last {self._window} steps: do these "
-                "layers train, and is step() called after each optimiser step?"
-            )
-        if step and self._inputs is not None and not any(norms.any() for norms in self._inputs.read()):
-            raise SynbbError(
-                f"at step {step} no input of a masked layer was seen in the last {self._window} steps: run the model "
-                "itself, in training mode (model.train()), and compile it after attaching"
-            )
 
     def close(self) -> None:
         """Take all hooks off the network."""

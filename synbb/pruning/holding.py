@@ -24,10 +24,11 @@ def hold(weights: Iterable[nn.Parameter], pruner: object) -> None:
         setattr(weight, HOLDER, weakref.ref(pruner))
 
 
-def release(weights: Iterable[nn.Parameter]) -> None:
-    """Note that nobody masks ``weights``."""
+def release(weights: Iterable[nn.Parameter], pruner: object) -> None:
+    """Note that ``pruner`` does not mask ``weights`` any more; what another one has taken since is its."""
     for weight in weights:
-        if hasattr(weight, HOLDER):
+        holder = getattr(weight, HOLDER, None)
+        if holder is not None and holder() is pruner:
             delattr(weight, HOLDER)
 
 

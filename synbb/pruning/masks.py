@@ -83,15 +83,13 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         if module is None or not isinstance(module.weight, Tensor):
             raise SynbbError(f"masks: the model has no weight layer {name!r}; give a copy of the model that was pruned")
         try:
-            fits = torch.broadcast_shapes(mask.shape, module.weight.shape) == module.weight.shape
+            cut = ~mask.expand_as(module.weight)
         except RuntimeError:
-            fits = False
-        if not fits:
             raise SynbbError(
                 f"masks: that of {name!r} has shape {tuple(mask.shape)}, and the weight {tuple(module.weight.shape)}: "
                 "they are of another architecture"
-            )
-        module.weight.masked_fill_(~mask.to(module.weight.device), 0)
+            ) from None
+        module.weight.masked_fill_(cut.to(module.weight.device), 0)
 
 
 def shuffled(masks: Iterable[Tensor], seed: int) -> list[Tensor]:

@@ -297,7 +297,7 @@ class Pruner(ABC):
         self._gathering.close()
         for hook in self._hooks:
             hook.remove()
-        release(self.weights.weights)
+        release(self.weights.weights, self)
         self._detached = True
 
     def step(self) -> bool:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from commands import Cli
 from PIL import Image
 
-from synbb.cli.app import main
 from synbb.datasets.phantom_faces import FacePhantom, write_phantom_faces
 from synbb.tasks.face_gallery import Gallery
 from synbb.training import RunFolder, load_config
@@ -57,15 +56,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def synbb(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
+def synbb(cli: Cli) -> Any:
     def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["synbb", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, error = capfd.readouterr()
-        assert "Traceback" not in error
-        return int(ended.value.code or 0), out, error
+        ended = cli(*arguments)
+        assert "Traceback" not in ended.error
+        return ended.status, ended.out, ended.error
 
     return call
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import Cli
 from tiny import VOXEL, config, grey_and_labels, trained, write_pair, write_volume
 
-from synbb.cli.app import main
 from synbb.inference.objects import segment
 from synbb.prediction.volumes import predict
 from synbb.volumes import open_volume
@@ -36,18 +35,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def call(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+def call(folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
     """``synbb predict RUN raw.zarr OUT ...``: exit status, and what was printed."""
     monkeypatch.chdir(tmp_path)
 
     def made(*options: object) -> tuple[int, str]:
-        given = ["synbb", "predict", folder / "run", folder / "raw.zarr", "out.zarr", *options]
-        monkeypatch.setattr(sys, "argv", list(map(str, given)))
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, error = capfd.readouterr()
-        return int(ended.value.code or 0), out + error
+        ended = cli("predict", folder / "run", folder / "raw.zarr", "out.zarr", *options)
+        return ended.status, ended.out + ended.error
 
     return made
 
