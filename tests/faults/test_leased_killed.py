@@ -76,16 +76,24 @@ def holds_missing_blocks(output: Path) -> bool:
     return any(number not in marks for group in leased for batch in shared[group] for number in batch)
 
 
+def stop(process: int) -> None:
+    """Send SIGSTOP and wait until every thread stands still: until then it may mark what a test reads as missing."""
+    os.kill(process, signal.SIGSTOP)
+    threads = Path(f"/proc/{process}/task")
+    while not all(" T " in (thread / "stat").read_text().rpartition(")")[2][:4] for thread in threads.iterdir()):
+        time.sleep(0.001)
+
+
 def test_a_worker_that_stood_still_does_no_harm(raw: Path, undisturbed: np.ndarray, tmp_path: Path) -> None:
     output = tmp_path / "out.zarr"
     sleeper = start(raw, output, pause=0.2, expiry=EXPIRY)
     wait_for_marks(sleeper, output, 3)
     assert sleeper.process.pid is not None
-    os.kill(sleeper.process.pid, signal.SIGSTOP)
+    stop(sleeper.process.pid)
     while not holds_missing_blocks(output):  # for a moment between two groups it has none, or one that is finished
         os.kill(sleeper.process.pid, signal.SIGCONT)
         time.sleep(0.05)
-        os.kill(sleeper.process.pid, signal.SIGSTOP)
+        stop(sleeper.process.pid)
     try:
         other = run(raw, output, expiry=EXPIRY)
         assert other.status == 0, other.text
