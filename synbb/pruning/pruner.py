@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -25,8 +24,10 @@ from synbb.pruning.evidence import Evidence, Need
 from synbb.pruning.feedback import LayerFeedback
 from synbb.pruning.gathering import Gathering, neutral
 from synbb.pruning.holding import check_weights, hold, release
+from synbb.pruning.layer_choice import masked_layers
 from synbb.pruning.masked_weights import Connection, MaskedWeights, Revival
 from synbb.pruning.masks import apply_masks, check_masks
+from synbb.pruning.optimizer_steps import OptimizerSteps
 from synbb.pruning.pattern import check_pattern, read_pattern
 from synbb.pruning.schedule import CubicSchedule, FromStart, Schedule
 from synbb.pruning.tracing import trace
@@ -39,10 +40,6 @@ if TYPE_CHECKING:
 
     from synbb.pruning.balance import Floats
     from synbb.pruning.observing import Valid
-
-
-IDLE = 20
-"""Calls of ``step()`` in a row without an optimiser step that are told of: gradient scaling skips fewer."""
 
 
 class Pruner(ABC):
@@ -247,7 +244,7 @@ class Pruner(ABC):
             )
         self.model = model
         modules = dict(model.named_modules())
-        self.layers: list[TracedLayer] = self._masked_layers()
+        self.layers: list[TracedLayer] = masked_layers(self.wiring.layers, self.only, self.exclude)
         weights = {layer.name: _parameter(modules[layer.name]) for layer in self.layers}
         check_weights(weights, optimizer)
         self.weights = MaskedWeights(weights, self.connection)
@@ -277,13 +274,9 @@ class Pruner(ABC):
             seed=self.seed,
         )
         self._gathering.watch(self._steps, self.schedule)
-        self._hooks: list[RemovableHandle] = []
-        for index, weight in enumerate(self.weights.weights):
-            if weight.requires_grad:
-                self._hooks.append(weight.register_hook(self._gradient_hook(index)))
-        self._taken, self._counted, self._idle = 0, 0, 0
-        if optimizer is not None:
-            self._hooks.append(optimizer.register_step_post_hook(self._step_hook()))
+        self._hooks: dict[int, RemovableHandle] = {}
+        self._hook_gradients()
+        self._optimizer_steps = OptimizerSteps(optimizer)
         self._followers: list[nn.Module] = []
         self._attached = True
         hold(weights.values(), self)
@@ -295,7 +288,8 @@ class Pruner(ABC):
         """Take all hooks off the model; its weights stay as they are, masked, but nothing keeps them so any more."""
         self._check_attached()
         self._gathering.close()
-        for hook in self._hooks:
+        self._optimizer_steps.close()
+        for hook in self._hooks.values():
             hook.remove()
         release(self.weights.weights, self)
         self._detached = True
@@ -309,18 +303,10 @@ class Pruner(ABC):
         self._check_attached()
         if self._detached:
             raise SynbbError("this pruner was detached; make a new one, and begin_with() its masks to go on with them")
-        if self._optimizer is not None and self._taken == self._counted:
+        if not self._optimizer_steps.took_place():
             # Mixed precision skipped the step, or there was none: what was seen since the last one is forgotten.
             self._gathering.discard()
-            self._idle += 1
-            if self._idle == IDLE:
-                warnings.warn(
-                    f"synbb: step() was called {IDLE} times and the optimizer given to attach() took no step: nothing "
-                    "is pruned; does another optimizer train the model?",
-                    stacklevel=2,
-                )
             return False
-        self._counted, self._idle = self._taken, 0
         self._steps += 1
         self._gathering.commit()
         refreshed = self.schedule.refreshes(self._steps) and self._gate_open()
@@ -328,6 +314,7 @@ class Pruner(ABC):
             self._refresh(self.schedule.target(self._steps))
         else:
             self.weights.reapply()
+        self._hook_gradients()
         self._gathering.watch(self._steps, self.schedule)
         return refreshed
 
@@ -475,21 +462,6 @@ class Pruner(ABC):
         if not self._attached:
             raise SynbbError("attach the pruner to a model first: pruner.attach(model, example_inputs, optimizer=...)")
 
-    def _masked_layers(self) -> list[TracedLayer]:
-        named = [layer.name for layer in self.wiring.layers]
-        for option, patterns in (("layers", self.only), ("exclude", self.exclude)):
-            for pattern in patterns:
-                if not any(fnmatchcase(name, pattern) for name in named):
-                    raise SynbbError(f"pruning.{option}: {pattern!r} fits no layer; there are {', '.join(named)}")
-        if self.only:
-            layers = [each for each in self.wiring.layers if any(fnmatchcase(each.name, p) for p in self.only)]
-        else:
-            layers = [each for each in self.wiring.layers if not each.reads_input_only and not each.writes_output]
-        layers = [layer for layer in layers if not any(fnmatchcase(layer.name, p) for p in self.exclude)]
-        if not layers:
-            raise SynbbError("no layer is left to prune after the first, the head and pruning.exclude")
-        return layers
-
     def _check_reach(self) -> None:
         """A budget that minimum degrees or a pattern make impossible is an error now and not at the end of the ramp."""
         if self.pattern is not None:
@@ -528,20 +500,17 @@ class Pruner(ABC):
             return True
         return False
 
+    def _hook_gradients(self) -> None:
+        """Of every weight that trains; one that was frozen when the pruner was attached may do so later."""
+        for index, weight in enumerate(self.weights.weights):
+            if weight.requires_grad and index not in self._hooks:
+                self._hooks[index] = weight.register_hook(self._gradient_hook(index))
+
     def _gradient_hook(self, index: int) -> Any:
         @torch.no_grad()
         def hook(gradient: Tensor) -> Tensor | None:
             self._gathering.see(index, gradient)
             return self.weights.masked_gradient(index, gradient)
-
-        return hook
-
-    def _step_hook(self) -> Any:
-        def hook(optimizer: torch.optim.Optimizer, _: Any, __: Any) -> None:
-            # Fused optimisers are called by a gradient scaler even where they then skip the step.
-            skipped = getattr(optimizer, "found_inf", None)
-            if skipped is None or not bool(skipped):
-                self._taken += 1
 
         return hook
 

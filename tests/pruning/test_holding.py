@@ -67,6 +67,23 @@ def test_the_optimizer_of_another_model_is_refused_and_one_that_idles_is_told() 
     assert pruner.steps == 0
 
 
+def test_weights_that_train_later_are_held_from_then_on() -> None:
+    net = network()
+    optimizer = SGD(net.parameters(), lr=0.1, momentum=0.9)
+    net[2].weight.requires_grad_(False)
+    with pytest.warns(UserWarning, match=r"1 of 1 masked layers do not train \(2 \.\.\.\)"):
+        pruner = attached(net, optimizer)
+    train(net, optimizer, pruner, 4)
+    net[2].weight.requires_grad_(True)
+    before = net[2].weight.clone()
+    train(net, optimizer, pruner, 2)
+    cut = ~pruner.masks["2"]
+    assert int(cut.sum()) == 160
+    assert not net[2].weight[cut].any()
+    assert not net[2].weight.grad[cut].any(), "cut weights get no gradient"
+    assert (net[2].weight != before)[~cut].float().mean() > 0.5, "the others do"
+
+
 @pytest.mark.parametrize(
     "call",
     [
