@@ -110,7 +110,8 @@ def _worst(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{escape(in_words(name))}</th>" for name in columns)
     body = "".join(f"<tr>{''.join(f'<td>{escape(_short(value))}</td>' for value in row)}</tr>" for row in rows[:SHOWN])
     more = f'<p class="soft">{len(rows):,} cases in cases.csv beside this page.</p>'
-    return f'<h2>Worst cases</h2><div class="scroll"><table class="texts"><tr>{head}</tr>{body}</table></div>{more}'
+    table = f'<div class="scroll"><table class="texts"><tr>{head}</tr>{body}</table></div>'
+    return f"<h2>Cases, the worst first</h2>{table}{more}"
 
 
 def _short(value: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from synbb.pruning.balance import Balance
 from synbb.pruning.ranked_rows import Rows, prefix
+from synbb.pruning.ranking import strongest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,7 +72,7 @@ def keep_balanced(
             kept[chosen[rows.granted(law, minimum, parameter)]] = True
         elif budget.costs is None:
             rest_budget = round(share * len(rest))
-            kept[chosen[_strongest(rest, scores[chosen], rest_budget)]] = True
+            kept[chosen[strongest(rest, scores[chosen], rest_budget)]] = True
             wanted = min(round(share * len(members)) - rest_budget, len(inside))
             keep = rows.keep_matched if actuator == "matched" else rows.keep
             kept[chosen[keep(law, wanted, minimum)]] = True
@@ -93,7 +94,7 @@ def keep_strongest(
     for members, share in budget.parts(table):
         chosen = members if eligible is None else members[eligible[members]]
         if budget.costs is None:
-            kept[_strongest(chosen, scores, round(share * len(members)))] = True
+            kept[strongest(chosen, scores, round(share * len(members)))] = True
         else:
             ranked = chosen[np.argsort(-scores[chosen], kind="stable")]
             kept[prefix(ranked, budget.costs, share * float(budget.costs[members].sum()))] = True
@@ -126,8 +127,3 @@ def keep_in_rows(
         even = Balance(np.zeros(len(present)), beta=1.0)
         kept[chosen[held.keep(even, min(round(share * len(members)), len(chosen)), 0)]] = True
     return kept
-
-
-def _strongest(members: Integers, scores: Floats, count: int) -> Integers:
-    """The ``count`` of ``members`` with the largest scores, ties by index."""
-    return members[np.argsort(-scores[members], kind="stable")[:count]]

@@ -13,6 +13,7 @@ from synbb.pruning.balance import Balance, Floats, Law, LocalBudget, log_odds
 from synbb.pruning.connections import ACTUATORS, Actuator
 from synbb.pruning.feedback import BetaFeedback
 from synbb.pruning.pruner import Pruner, one_of
+from synbb.pruning.ranking import ranks, strongest
 from synbb.pruning.schedule import FromStart, exchanged
 
 if TYPE_CHECKING:
@@ -161,8 +162,9 @@ class BudgetedBroadcast(Pruner):
         """What minimum degrees take of each layer."""
         least: Floats = np.zeros(len(self.layers))
         for connections, units in self.table.pairs(self.actuator):
-            rows = np.unique(np.stack([self.table.layer[connections], units]), axis=1)
-            least = np.maximum(least, np.bincount(rows[0], minlength=len(least)) * float(self.minimum))
+            rows = np.unique(self.table.layer[connections] * self.wiring.unit_count + units)
+            counts = np.bincount(rows // self.wiring.unit_count, minlength=len(least))
+            least = np.maximum(least, counts * float(self.minimum))
         shares: Floats = np.minimum(least / np.array(self.table.layer_sizes), 1.0)
         return shares
 
@@ -197,17 +199,17 @@ class BudgetedBroadcast(Pruner):
         relative = evidence.relative_weights()
         if self.regrowth == "natural" or (self.regrowth == "gradient" and not evidence.gradients.any()):
             return relative
-        # Two tiers: live connections that stay in place, by weight, and below them all others in order of growth.
-        growth = evidence.gradients if self.regrowth == "gradient" else evidence.rng.random(self.table.count)
-        scores, strength = _ranks(growth), _ranks(relative)
+        # Two tiers: live connections that stay in place, by weight, and below zero all others in order of growth.
+        growth = ranks(evidence.gradients) if self.regrowth == "gradient" else evidence.rng.random(self.table.count)
+        scores = growth - 1.0
         if evidence.live.all() and self.from_start:
             return scores
         staying = 1.0 - exchanged(self.drop, evidence.step, self.schedule.end)
         for members, share in budget.parts(self.table):
             live = members[evidence.live[members]]
             count = round(staying * min(len(live), share * len(members)))
-            stay = live[np.argsort(-relative[live], kind="stable")[:count]]
-            scores[stay] = 1.0 + strength[stay]
+            stay = strongest(live, relative, count)
+            scores[stay] = relative[stay]
         return scores
 
     def judged(self) -> np.ndarray:
@@ -242,9 +244,3 @@ class ClosedLoop(BudgetedBroadcast):
 
     def __init__(self, density: float, **options: Any) -> None:
         super().__init__(density, **{"allocation": "loss", "beta": "auto", **options})
-
-
-def _ranks(values: Floats) -> Floats:
-    """Rank of each value in [0, 1), the largest last, ties by index."""
-    order = np.argsort(np.argsort(values, kind="stable"), kind="stable")
-    return order / max(len(values), 1)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from synbb.pruning.ranking import strongest
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -60,7 +62,7 @@ class LayerFeedback:
         """Mean saliency of a layer's weakest live connections, by weight."""
         live = members[evidence.live[members]]
         count = max(round(MARGIN_SHARE * len(live)), 1)
-        weakest = live[np.argsort(evidence.weights[live], kind="stable")[:count]]
+        weakest = strongest(live, -evidence.weights, count)
         return float(evidence.saliency[weakest].mean()) if len(weakest) else 0.0
 
     def state_dict(self) -> dict[str, Any]:

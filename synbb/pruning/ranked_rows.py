@@ -14,6 +14,7 @@ import numpy as np
 from synbb.errors import SynbbError
 from synbb.pruning import balance
 from synbb.pruning.matching import Side, match
+from synbb.pruning.ranking import numbered, ranks_in_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,13 +58,10 @@ class Rows:
         return self._times > 0
 
     def add(self, connections: Integers, units: Integers) -> None:
-        """Rows of one actuator: the connections of each unit."""
-        present, rows = np.unique(units, return_inverse=True)
+        """Rows of one actuator: the connections of each unit, in ascending order, which is that among equals."""
+        present, rows = numbered(units)
         capacities = np.bincount(rows, minlength=len(present))
-        order = np.lexsort((connections, -self._scores[connections], rows))
-        first = np.cumsum(capacities) - capacities
-        ranks = np.empty(len(connections), dtype=np.int64)
-        ranks[order] = np.arange(len(connections)) - first[rows[order]]
+        ranks = ranks_in_rows(self._scores[connections], rows, capacities)
         times = np.bincount(connections, minlength=len(self._times))
         once = bool(times.max(initial=0) <= 1)  # each connection in one row of this part, as without summed channels
         self._parts.append(_Part(connections, ranks, rows + self._row_count, once))

@@ -95,7 +95,7 @@ def test_scores_have_a_page_and_a_case_for_each_utterance(place: Path, tmp_path:
     said = call(place, "evaluate", "PLACE/run", "--output", tmp_path / "scores")
     assert "test: 4 utterances of 1 speaker, " in said
     assert len((tmp_path / "scores" / "cases.csv").read_text().splitlines()) == 5
-    assert "Worst cases" in (tmp_path / "scores" / "report.html").read_text()
+    assert "Cases, the worst first" in (tmp_path / "scores" / "report.html").read_text()
     assert "by the run's pruning.statistic" in call(place, "prune-report", "PLACE/run")
 
 
