@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -245,6 +246,13 @@ def compare(
             if pruner is not None and not pruner.attached:
                 raise SynbbError(f"{cell}: train_fn returned and did not attach the pruner that it was given")
             realised = 1.0 if pruner is None else pruner.density()
+            if pruner is not None and not pruner.final:
+                warnings.warn(
+                    f"synbb: {cell}: training ended at step {pruner.steps}, before the last masks (step "
+                    f"{pruner.schedule.end}), at density {realised:.3g}: it is compared as it is; train for longer, or "
+                    "give a smaller warmup and ramp",
+                    stacklevel=2,
+                )
             rows.append(cell, _hash(cell, version), {"realised_density": realised, **scores})
             if say is not None:
                 say(f"{cell}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))

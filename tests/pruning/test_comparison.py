@@ -132,6 +132,14 @@ def test_names_that_are_no_score_would_turn_verdicts_round(tmp_path: Path) -> No
         compare(training, METHODS, **options, table=table, smaller_is_better=["los"])
 
 
+def test_a_training_that_ends_before_the_last_masks_is_told_of() -> None:
+    methods = {"dense": None, "late": lambda density, seed: Magnitude(density, warmup=2, ramp=60, refresh=2)}
+    told = r"all late density 0\.5 seed 0: .* at step 12, before the last masks \(step 62\)"
+    with pytest.warns(UserWarning, match=told):
+        found = compare(Training(), methods, densities=[0.5], seeds=[0], reference="dense")
+    assert 0.5 < next(each for cell, each in found.realised.items() if cell.method == "late") < 1
+
+
 def test_a_pruner_that_nobody_attached_is_no_run() -> None:
     options = {"densities": [0.5], "seeds": [0], "reference": "dense"}
     with pytest.raises(SynbbError, match="train_fn returned and did not attach the pruner that it was given"):
