@@ -89,7 +89,7 @@ class OnRates:
             model,
             self._groups,
             lambda number, values, axis: self._see(number, values, axis),
-            lambda module: module.training and torch.is_grad_enabled() and self._steps % self._every == 0,
+            lambda module: self._counts(module),
         )
 
     def close(self) -> None:
@@ -173,7 +173,7 @@ class OnRates:
         if uncounted:
             said.append(
                 f"those of {_names(uncounted)} were never counted: run the model in training mode, with gradients and "
-                "positions that are valid, before pruner.step()"
+                "positions that are valid, before pruner.step(); activation checkpointing with use_reentrant=False"
             )
         raise SynbbError(f"pruning needs on-rates of units that has none after step {self._steps}: {'; '.join(said)}")
 
@@ -215,6 +215,12 @@ class OnRates:
         self.discard()
 
     # ---- inside ----
+
+    def _counts(self, module: nn.Module) -> bool:
+        """Whether a call is one of a training pass that is counted, and the first one that computes it."""
+        # Activation checkpointing calls modules again amid the backward pass, where no valid mask is known any more.
+        repeated = torch._C._current_graph_task_id() != -1
+        return module.training and torch.is_grad_enabled() and not repeated and self._steps % self._every == 0
 
     @torch.no_grad()
     def _see(self, number: int, values: Tensor, axis: int) -> None:

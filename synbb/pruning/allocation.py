@@ -25,14 +25,17 @@ Allocation = Literal["uniform", "erk", "loss"]
 Currency = Literal["density", "traffic", "macs"]
 
 
-def shares_in_proportion(proportions: Floats, sizes: Floats, share: float, least: Floats | float = 0.0) -> Floats:
-    """Shares of each layer in ``proportions``, clipped to [``least``, 1], that together take ``share`` of all.
+def shares_in_proportion(
+    proportions: Floats, sizes: Floats, share: float, least: Floats | float = 0.0, most: Floats | float = 1.0
+) -> Floats:
+    """Shares of each layer in ``proportions``, clipped to [``least``, ``most``], that together take ``share`` of all.
 
     Args:
         proportions: positive, shape (layers,).
         sizes: dense cost of each layer.
         share: of the total.
         least: smallest share of a layer.
+        most: largest share of a layer; all together hold ``share``.
 
     Raises:
         SynbbError: the least shares take more than ``share``.
@@ -43,7 +46,7 @@ def shares_in_proportion(proportions: Floats, sizes: Floats, share: float, least
         raise SynbbError(f"a budget of {share:.4f} is below what the least share of every layer takes")
 
     def given(scale: float) -> Floats:
-        return np.clip(scale * proportions, floor, 1.0)
+        return np.clip(scale * proportions, floor, np.maximum(most, floor))
 
     def cost(exponent: float) -> float:
         return float((given(np.exp(exponent)) * sizes).sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -97,6 +98,12 @@ class BudgetedBroadcast(Pruner):
         self.from_start = from_start
         # A local budget falls over the ramp as a density does, from one that bounds nothing.
         super().__init__(density if tau is None else tau, gate=gate, **options)
+        if from_start and self.schedule.end == 0:
+            warnings.warn(
+                "synbb: from_start with a ramp of 0 makes masks once, before any on-rate is known, and the law never acts: "
+                "give ramp the steps over which masks are to follow it",
+                stacklevel=2,
+            )
         one_of("actuator", actuator, ACTUATORS)
         if actuator == "matched" and (tau is not None or options.get("budget", "density") != "density"):
             other = "tau" if tau is not None else f"budget {options['budget']!r}"
@@ -142,12 +149,7 @@ class BudgetedBroadcast(Pruner):
         return self._keep(share, evidence, self._beta_at(self._beta.beta, share))
 
     def observe(self, evidence: Evidence) -> None:
-        """Check the on-rates, and move budget and beta where the loss is to do so.
-
-        Raises:
-            SynbbError: units whose on-rates were never counted, or are not finite.
-        """
-        self.activity.check(self.judged())
+        """Move beta, too, where the loss is to do so."""
         super().observe(evidence)
         if self._beta_moves:
             share = self.schedule.target(self.steps)

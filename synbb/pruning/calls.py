@@ -9,6 +9,8 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from synbb.pruning.wiring import LayerKind
+
 ACTIVATIONS = frozenset(
     {"relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "prelu", "rrelu", "rrelu_", "elu", "elu_", "celu", "celu_"}
     | {"selu", "selu_", "gelu", "silu", "silu_", "mish", "mish_", "hardswish", "softplus", "threshold", "threshold_"}
@@ -39,6 +41,11 @@ def name_of(func: Callable[..., Any]) -> str:
     """The name of a torch function; of a property, its own."""
     name = str(getattr(func, "__name__", func))
     return str(getattr(getattr(func, "__self__", None), "__name__", name)) if name == "__get__" else name
+
+
+def kind_of(name: str) -> LayerKind:
+    """What a weight layer that calls a function of :data:`WEIGHTED` computes."""
+    return "linear" if name == "linear" else "conv_transpose" if name in TRANSPOSED else "conv"
 
 
 def activation_of(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:

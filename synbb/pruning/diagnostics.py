@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from synbb.errors import SynbbError
 from synbb.pruning.balance import BalanceFit, Floats, balance_fit, binary_entropy
 from synbb.pruning.degrees import decided_fit, directions
 
@@ -158,6 +159,8 @@ def report(pruner: Pruner, model: nn.Module, probe: ProbeReport | None = None) -
         model: the network.
         probe: of held-out data, for the figures of :class:`HeldOutCoding`.
     """
+    if not pruner.attached:
+        raise SynbbError("a report is made of a pruner that was attached to a model: pruner.attach(...) first")
     rates = pruner.activity.rates()
     actuated = () if pruner.actuator is None else directions(pruner)
     wired = _Wired(pruner.wiring, model, pruner.masks, weights=pruner.connection == "weight")

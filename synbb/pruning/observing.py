@@ -149,7 +149,7 @@ class ValidMask:
         """
         mask = self._mask
         space = tuple(size for dim, size in enumerate(shape) if dim not in (0, axis))
-        if space not in self._known:
+        if (shape[0], *space) not in self._known:
             batch = mask.shape[0]
             given = mask.shape[2:] if mask.dim() > 2 and mask.shape[1] == 1 else mask.shape[1:]
             if len(given) == 0 or batch != shape[0] or axis == 0 or len(space) not in (0, len(given)):
@@ -162,6 +162,6 @@ class ValidMask:
                 known = known.flatten(1).any(1, keepdim=True)
             elif tuple(given) != space:
                 known = nn.functional.interpolate(known.float(), size=space, mode="area") >= 0.5
-            self._known[space] = known.bool(), known.bool().sum()
-        known, count = self._known[space]
+            self._known[shape[0], *space] = known.bool(), known.bool().sum()
+        known, count = self._known[shape[0], *space]
         return known if axis == 1 else known.movedim(1, axis), count

@@ -52,6 +52,12 @@ def check_pattern(pattern: Pattern, layers: Sequence[TracedLayer], density: floa
         )
 
 
+def most_shares(pattern: Pattern, layers: Sequence[TracedLayer]) -> Floats:
+    """Largest share of each layer that a pattern leaves."""
+    keep, of = pattern
+    return np.array([keep / of if layer.kind == "linear" else 1.0 for layer in layers])
+
+
 def eligible(
     table: ConnectionTable, scores: Floats, layers: Sequence[TracedLayer], pattern: Pattern | None
 ) -> NDArray[np.bool_]:

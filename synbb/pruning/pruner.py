@@ -28,7 +28,7 @@ from synbb.pruning.layer_choice import masked_layers
 from synbb.pruning.masked_weights import Connection, MaskedWeights, Revival
 from synbb.pruning.masks import apply_masks, check_masks
 from synbb.pruning.optimizer_steps import OptimizerSteps
-from synbb.pruning.pattern import check_pattern, read_pattern
+from synbb.pruning.pattern import check_pattern, most_shares, read_pattern
 from synbb.pruning.schedule import CubicSchedule, FromStart, Schedule
 from synbb.pruning.tracing import trace
 from synbb.pruning.wiring import TracedLayer, Wiring
@@ -127,6 +127,8 @@ class Pruner(ABC):
             )
         if not 0 <= gate < 0.5:  # values in [0, 1] have no larger standard deviation
             raise SynbbError(f"pruning gate {gate} must lie in [0, 0.5): a standard deviation of on-rates, 0 for none")
+        if seed < 0:
+            raise SynbbError(f"pruning seed {seed} must be at least 0")
         if window < 1:
             raise SynbbError(f"pruning window of {window} steps must be at least 1")
         self.connection = connection
@@ -158,7 +160,12 @@ class Pruner(ABC):
         """
 
     def observe(self, evidence: Evidence) -> None:
-        """Learn from a refresh before its masks are chosen."""
+        """Check the on-rates that are needed, and move budget between layers where the loss is to do so.
+
+        Raises:
+            SynbbError: units whose on-rates were never counted, or are not finite.
+        """
+        self.activity.check(self.judged())
         if self.allocation == "loss":
             self._feedback.observe(evidence)
 
@@ -176,7 +183,8 @@ class Pruner(ABC):
         if costs is not None:
             sizes = np.bincount(self.table.layer, weights=costs, minlength=len(sizes)).astype(np.float64)
         proportions = self._erk if self.allocation == "erk" else self._feedback.proportions
-        return Budget(self.scope, shares_in_proportion(proportions, sizes, share, self.least_shares()), costs)
+        most = 1.0 if self.pattern is None else most_shares(self.pattern, self.layers)
+        return Budget(self.scope, shares_in_proportion(proportions, sizes, share, self.least_shares(), most), costs)
 
     def needed(self) -> frozenset[Need]:
         """What must be gathered beside weights and on-rates."""
@@ -218,6 +226,8 @@ class Pruner(ABC):
         """
         if self._attached:
             raise SynbbError("this pruner is attached already; make a new one for another model")
+        if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+            raise SynbbError(f"optimizer must be one of torch.optim, not {type(optimizer).__name__}")
         if not isinstance(example_inputs, (Tensor, list, tuple)):
             raise SynbbError(
                 "example_inputs must be a tensor or a sequence of the model's arguments, not "
@@ -309,11 +319,14 @@ class Pruner(ABC):
             return False
         self._steps += 1
         self._gathering.commit()
-        refreshed = self.schedule.refreshes(self._steps) and self._gate_open()
+        due = self.schedule.refreshes(self._steps)
+        refreshed = due and self._gate_open()
         if refreshed:
             self._refresh(self.schedule.target(self._steps))
         else:
             self.weights.reapply()
+        if due:
+            self._gathering.clear()  # what was seen before a refresh that the gate refused is old at the next one
         self._hook_gradients()
         self._gathering.watch(self._steps, self.schedule)
         return refreshed
@@ -400,6 +413,7 @@ class Pruner(ABC):
 
     def spread(self) -> float:
         """Standard deviation of the on-rates within unit groups, averaged over units; 0 where nothing is known."""
+        self._check_attached()
         rates = self.activity.rates()
         squares, known = 0.0, 0
         for group in self.wiring.groups:
@@ -507,10 +521,10 @@ class Pruner(ABC):
                 self._hooks[index] = weight.register_hook(self._gradient_hook(index))
 
     def _gradient_hook(self, index: int) -> Any:
-        @torch.no_grad()
         def hook(gradient: Tensor) -> Tensor | None:
-            self._gathering.see(index, gradient)
-            return self.weights.masked_gradient(index, gradient)
+            with torch.no_grad():
+                self._gathering.see(index, gradient)
+            return self.weights.masked_gradient(index, gradient)  # differentiable, for gradients of gradients
 
         return hook
 
@@ -525,7 +539,6 @@ class Pruner(ABC):
             self.weights.clear_moments(self._optimizer)
         for average in self._followers:
             apply_masks(average, self.masks)
-        self._gathering.clear()
         # Of the connections live before, the share that was exchanged for others (beyond what the ramp cuts).
         self.churn = int(np.count_nonzero(kept & ~before)) / max(int(np.count_nonzero(before)), 1)
         self.after_refresh()

@@ -105,7 +105,8 @@ class Snip(SparseFromStart):
 class Taylor(Pruner):
     """First-order Taylor pruning (Molchanov et al. 2017): |sum of w dL/dw|, averaged over the last steps.
 
-    What is cut stays cut: the score is the loss of a removal, which says nothing of putting a connection back.
+    What is cut stays cut while the budget falls: the score is the loss of a removal, which says little of putting a
+    connection back. Where a budget rises again, cut ones come back by the same score.
     """
 
     method = "taylor"
@@ -113,7 +114,8 @@ class Taylor(Pruner):
 
     def choose(self, share: float, evidence: Evidence) -> np.ndarray:
         """Those whose loss would hurt most."""
-        scores = np.where(evidence.live, evidence.saliency, -1.0)
+        beyond = 1.0 + float(evidence.saliency.max(initial=0.0))
+        scores = np.where(evidence.live, evidence.saliency, evidence.saliency - beyond)
         return keep_strongest(self.table, scores, self.budget(share, evidence), eligible=evidence.eligible)
 
 
@@ -122,6 +124,14 @@ class Wanda(Pruner):
 
     method = "wanda"
     needs = frozenset({"inputs"})
+
+    def __init__(self, density: float, **options: Any) -> None:
+        super().__init__(density, **options)
+        if self.currency != "density":
+            raise SynbbError(
+                f"pruning budget {self.currency!r} is not for wanda, which keeps the same share of every output's "
+                "connections: use 'density'"
+            )
 
     def choose(self, share: float, evidence: Evidence) -> np.ndarray:
         """The same share of every output's connections."""
@@ -136,6 +146,10 @@ class ActivityRank(Pruner):
 
     reads_rates = True
     sign: ClassVar[float]
+
+    def judged(self) -> np.ndarray:
+        """Units that masked layers read."""
+        return np.unique(self.table.out_pairs[1])
 
     def choose(self, share: float, evidence: Evidence) -> np.ndarray:
         """Whole audiences go, one unit after the other, whatever their size."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING
@@ -98,13 +99,16 @@ class CubicSchedule(Schedule):
 class Waypoints(Schedule):
     """A budget of one's own over steps: straight lines between (step, share) points, constant outside them.
 
-    It may rise again. Masks are chosen every ``refresh`` steps from the first point on, and last at the last point.
+    It may rise again. Masks are chosen every ``refresh`` steps from the first point on, not before the first step,
+    and last at the last point.
     """
 
     points: tuple[tuple[int, float], ...]
     refresh: int
 
     def __post_init__(self) -> None:
+        if not all(isinstance(point, Sequence) and len(point) == 2 for point in self.points):
+            raise SynbbError(f"pruning schedule {self.points!r} must hold (step, density) points")
         steps = [step for step, _ in self.points]
         for step in steps:
             _whole("schedule", step)

@@ -49,6 +49,8 @@ class UnitPruner(Pruner):
             }[name]
             if given != only:
                 raise SynbbError(f"pruning whole units: {name} {given!r} is not for them, use {only!r}")
+        if self.pattern is not None:
+            raise SynbbError("pruning whole units: pattern is for single weights of linear layers; drop it")
         if least_units < 1:
             raise SynbbError(
                 f"pruning least_units of {least_units} must be at least 1: a group without units cuts the network"
@@ -142,6 +144,10 @@ class UnitBroadcast(UnitPruner):
 
     def __init__(self, density: float, *, gate: float = 0.03, **options: Any) -> None:
         super().__init__(density, gate=gate, **options)
+
+    def judged(self) -> np.ndarray:
+        """Units that can be silenced."""
+        return np.flatnonzero(~self._fixed())
 
     def unit_scores(self, evidence: Evidence) -> Floats:
         """Log-odds of each on-rate."""

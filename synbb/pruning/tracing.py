@@ -30,9 +30,9 @@ from synbb.pruning.calls import (
     ATTENTION,
     FOREIGN,
     NORMS,
-    TRANSPOSED,
     WEIGHTED,
     activation_of,
+    kind_of,
     name_of,
     scales_channels,
     tensors_in,
@@ -50,7 +50,7 @@ from synbb.pruning.origins import (
     lose,
 )
 from synbb.pruning.sighting import Sightings
-from synbb.pruning.wiring import LayerKind, Observer, TracedLayer, UnitGroup, Wiring
+from synbb.pruning.wiring import Observer, TracedLayer, UnitGroup, Wiring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -187,10 +187,13 @@ class _Trace(TorchFunctionMode):
         weight = args[1] if len(args) > 1 else kwargs["weight"]
         owner = self._weights.get(id(weight))
         axis = output.dim() - 1 if name == "linear" else output.dim() - (weight.dim() - 1)
-        if owner is None:  # a weight computed on the fly, which cannot be masked
-            return _alike(
-                self._foreign(f"{name} with a computed weight", [source] if source is not None else []), output, axis
-            )
+        strange = None
+        if owner is None:  # computed on the fly, so that it cannot be masked
+            strange = f"{name} with a computed weight"
+        elif owner[0] in self._layer_of and self.layers[self._layer_of[owner[0]]].kind != kind_of(name):
+            strange = f"{name} with the weight of {owner[0]}"  # whose axes it reads the other way round
+        if owner is None or strange is not None:
+            return _alike(self._foreign(str(strange), [source] if source is not None else []), output, axis)
         number = self._layer(name, *owner)
         layer = self.layers[number]
         inward = layer.kind == "conv_transpose"
@@ -215,9 +218,7 @@ class _Trace(TorchFunctionMode):
 
     def _layer(self, function: str, name: str, module: nn.Module) -> int:
         if name not in self._layer_of:
-            kind: LayerKind = (
-                "linear" if function == "linear" else "conv_transpose" if function in TRANSPOSED else "conv"
-            )
+            kind = kind_of(function)
             groups = 1 if kind == "linear" else int(getattr(module, "groups", 1))
             weight = module.weight
             assert isinstance(weight, Tensor)

@@ -121,6 +121,8 @@ def _pruner(config: RunConfig, source: RunFolder | None) -> Pruner | None:
     """The pruner of a run, or one that holds the masks of the run it starts from."""
     if source is not None and config.pruning.masks in (None, "keep") and source.masks_file.is_file():
         kept = {"method": "fixed", "masks_from": str(source.masks_file), "shuffle": False, "schedule": None}
+        if config.pruning.connection == "unit":  # masks of whole units are kernel-wise ones
+            kept["connection"] = "kernel"
         return make_pruner(config.pruning.model_copy(update=kept), config.training.steps, config.seed)
     return make_pruner(config.pruning, config.training.steps, config.seed)
 
