@@ -100,7 +100,7 @@ class BudgetedBroadcast(Pruner):
         super().__init__(density if tau is None else tau, gate=gate, **options)
         if from_start and self.schedule.end == 0:
             warnings.warn(
-                "synbb: from_start with a ramp of 0 makes masks once, before any on-rate is known, and the law never acts: "
+                "synbb: from_start with a ramp of 0 makes masks once, before any on-rate is known: the law never acts; "
                 "give ramp the steps over which masks are to follow it",
                 stacklevel=2,
             )

@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from joint_refresh import one_refresh, second_of_two
 from pruning_networks import Chain, FramesAndTokens, Residual, Tokens
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from synbb.errors import SynbbError
 from synbb.pruning import BudgetedBroadcast, trace
 from synbb.pruning.activity import OnRates, check_places
+from synbb.pruning.observing import ValidMask
 from synbb.pruning.wiring import Observer, UnitGroup
 
 if TYPE_CHECKING:
@@ -533,3 +535,44 @@ def test_two_processes_choose_the_masks_of_one_on_the_joint_batch(tmp_path: Path
             # Any rank's state is everybody's: rank 0 alone may write the checkpoint.
             ours = ranks[0][method][1]["activity"]["sums"]
             assert [each.tolist() for each in state["activity"]["sums"]] == [each.tolist() for each in ours]
+
+
+class Recomputed(nn.Module):
+    """Convolutions of which the middle ones may be computed again in the backward pass."""
+
+    def __init__(self, *, again: bool) -> None:
+        super().__init__()
+        self.again = again
+        self.first, self.act = nn.Conv1d(1, 8, 1), nn.ReLU()
+        self.body = nn.Sequential(nn.Conv1d(8, 8, 1), nn.ReLU(), nn.Conv1d(8, 8, 1), nn.ReLU())
+        self.head = nn.Conv1d(8, 2, 1)
+
+    def forward(self, given: Tensor) -> Tensor:
+        """(n, 1, length) to (n, 2, length)."""
+        stream = self.act(self.first(given))
+        again = self.again and torch.is_grad_enabled()
+        output: Tensor = self.head(checkpoint(self.body, stream, use_reentrant=False) if again else self.body(stream))
+        return output
+
+
+def test_what_checkpointing_computes_again_is_counted_once_and_under_the_mask() -> None:
+    given, valid = torch.randn(4, 1, 16), torch.arange(16) < 8
+    found = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        net = Recomputed(again=again)
+        rates = watching(net, given)
+        with rates.valid(valid.expand(4, 1, 16)):
+            loss = net(given).square().mean()
+        loss.backward()
+        rates.commit()
+        found.append(rates.rates())
+    np.testing.assert_array_equal(found[0], found[1])
+    assert found[0].max() <= 1
+
+
+def test_one_mask_for_activations_of_two_batch_sizes_is_refused() -> None:
+    mask = ValidMask(torch.ones(2, 4, dtype=torch.bool))
+    mask.at(torch.Size((2, 5, 4)), 1)
+    with pytest.raises(SynbbError, match=r"valid mask of shape \(2, 4\) does not fit activations of shape \(8, 5, 4\)"):
+        mask.at(torch.Size((8, 5, 4)), 1)

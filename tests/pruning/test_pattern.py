@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from pruning_networks import Chain, mlp
+from pruning_networks import Chain, mlp, train
 from torch.optim import SGD
 
 from synbb.errors import SynbbError
@@ -51,3 +51,15 @@ def test_a_pattern_needs_linear_layers_of_fitting_width():
     odd = mlp(4, 15, 8, 2)
     with pytest.raises(SynbbError, match="has 15 inputs, no multiple of 4"):
         Magnitude(0.3, pattern="2:4").attach(odd, torch.zeros(1, 4), optimizer=SGD(odd.parameters(), lr=0.1))
+
+
+def test_a_budget_divided_between_layers_is_met_within_a_pattern():
+    """What a pattern withholds of small layers goes to the large ones, not nowhere."""
+    net = mlp(8, 16, 16, 128, 128, 4)
+    optimizer = SGD(net.parameters(), lr=0.1)
+    pruner = Magnitude(0.45, pattern="2:4", allocation="erk", ramp=2, refresh=2).attach(
+        net, torch.zeros(1, 8), optimizer=optimizer
+    )
+    train(net, pruner, optimizer, range(3), (8, 8))
+    assert pruner.density() == pytest.approx(0.45, abs=0.01)
+    assert max(pruner.layer_densities().values()) <= 0.5

@@ -127,6 +127,7 @@ def test_channels_that_sum_units_live_while_one_of_them_does():
         ({"budget": "traffic"}, "budget 'traffic' is not for them"),
         ({"allocation": "erk"}, "allocation 'erk' is not for them"),
         ({"least_units": 0}, "least_units of 0"),
+        ({"pattern": "2:4"}, "pattern is for single weights"),
     ],
 )
 def test_options_that_are_not_for_whole_units(options, message):
