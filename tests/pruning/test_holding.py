@@ -6,13 +6,16 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
 from synbb.errors import SynbbError
-from synbb.pruning import Magnitude, Pruner, apply_masks
+from synbb.pruning import BudgetedBroadcast, Magnitude, Pruner, Waypoints, apply_masks, report
+from synbb.pruning.rivals import ActivityOnly, Apoz, Taylor, Wanda
+from synbb.pruning.structured import UnitBroadcast
 
 
 def network() -> nn.Module:
@@ -134,3 +137,61 @@ def test_states_and_masks_of_something_else() -> None:
     wrong: dict[str, Tensor] = {"2": torch.ones(3, 3, dtype=torch.bool)}
     with pytest.raises(SynbbError, match=r"that of '2' has shape \(3, 3\), and the weight \(20, 16\)"):
         apply_masks(nets[0], wrong)
+
+
+@pytest.mark.parametrize("kind", [Apoz, ActivityOnly, UnitBroadcast])
+def test_every_method_that_reads_on_rates_refuses_to_choose_without_them(kind: Callable[..., Pruner]) -> None:
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU())
+    net.append(nn.Linear(20, 3))
+    optimizer = SGD(net.parameters(), lr=0.1)
+    pruner = kind(0.5, ramp=2, refresh=2).attach(net, torch.zeros(1, 6), optimizer=optimizer)
+    net.eval()  # nothing is counted
+    with pytest.raises(SynbbError, match=r"pruning needs on-rates of units that has none after step 2"):
+        train(net, optimizer, pruner, 4)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: Wanda(0.5, budget="traffic"), r"budget 'traffic' is not for wanda"),
+        (lambda: Magnitude(0.5, seed=-1), r"pruning seed -1 must be at least 0"),
+        (lambda: Waypoints((0, 0.5), 10), r"schedule \(0, 0\.5\) must hold \(step, density\) points"),
+        (lambda: Magnitude(0.5).spread(), r"attach the pruner to a model first"),
+        (lambda: report(Magnitude(0.5), network()), r"a report is made of a pruner that was attached"),
+        (lambda: attached(network(), object()), r"optimizer must be one of torch\.optim, not object"),
+    ],
+)
+def test_mistakes_that_were_tracebacks(made: Callable[[], Any], message: str) -> None:
+    with pytest.raises(SynbbError, match=message):
+        made()
+
+
+def test_a_law_that_never_acts_is_told_of() -> None:
+    with pytest.warns(UserWarning, match=r"from_start with a ramp of 0 makes masks once"):
+        BudgetedBroadcast(0.5, from_start=True)
+
+
+def test_gradients_of_gradients_pass_a_mask() -> None:
+    net = network()
+    optimizer = SGD(net.parameters(), lr=0.1)
+    pruner = attached(net, optimizer)
+    train(net, optimizer, pruner, 4)
+    loss = net(torch.randn(8, 6)).square().mean()
+    (gradient,) = torch.autograd.grad(loss, net[2].weight, create_graph=True)
+    assert not gradient[~pruner.masks["2"]].any()
+    (second,) = torch.autograd.grad(gradient.square().sum(), net[0].weight)
+    assert second.any()
+
+
+def test_cut_connections_come_back_by_the_same_score_where_a_budget_rises() -> None:
+    torch.manual_seed(0)
+    net = network()
+    optimizer = SGD(net.parameters(), lr=0.1)
+    schedule = Waypoints(((2, 0.1), (4, 0.5)), 2)
+    pruner = Taylor(0.5, schedule=schedule).attach(net, torch.zeros(1, 6), optimizer=optimizer)
+    train(net, optimizer, pruner, 2)
+    before = pruner.kept()
+    train(net, optimizer, pruner, 2)
+    back = np.flatnonzero(pruner.kept() & ~before)
+    assert before[pruner.kept()].sum() == before.sum(), "what was live stays"
+    assert back.max() > 0.9 * len(before), "not the first ones by index"

@@ -9,12 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from monai.networks.nets import UNet, resnet18
-from pruning_networks import Between, Chain, Residual, Skip, SumOfUnits, Tokens
+from pruning_networks import Between, Chain, Residual, Skip, SumOfUnits, Tokens, train
 from torch import Tensor, nn
+from torch.optim import SGD
 
 from synbb.errors import SynbbError
 from synbb.models.unet import build_unet
-from synbb.pruning import Wiring, trace
+from synbb.pruning import Magnitude, Wiring, trace
 from synbb.pruning.wiring import Observer, TracedLayer
 
 VOXEL = (50.0, 9.2, 9.2)
@@ -654,3 +655,19 @@ def test_tracing_a_failing_network_leaves_modes_and_hooks_alone():
         trace(net, torch.zeros(1, 2, 8, 8))
     assert all(module.training for module in net.modules())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+def test_a_weight_that_a_transposed_layer_uses_too_is_told_of_and_not_mistaken() -> None:
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()),
+        *(nn.ConvTranspose2d(16, 8, 3), nn.ReLU(), nn.Conv2d(8, 1, 1)),
+    )
+    net[4].weight = net[2].weight
+    wiring = trace(net, torch.zeros(1, 1, 9, 9))
+    assert [layer.name for layer in wiring.layers] == ["0", "4", "6"]  # a shared weight goes by its last name
+    assert wiring.untraced == ("conv_transpose2d with the weight of 4",)
+    optimizer = SGD(net.parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match="read through conv_transpose2d with the weight of 4"):
+        pruner = Magnitude(0.5, ramp=2, refresh=2).attach(net, torch.zeros(1, 1, 9, 9), optimizer=optimizer)
+    train(net, pruner, optimizer, range(3), (2, 1, 9, 9))
+    assert pruner.density() == 0.5
