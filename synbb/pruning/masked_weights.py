@@ -116,6 +116,15 @@ class MaskedWeights:
                     value.masked_fill_(~mask, 0)
 
     @torch.no_grad()
+    def restore(self) -> None:
+        """Make every connection live again, cut ones with their latent values."""
+        for index, (mask, latent) in enumerate(zip(self._masks, self._latent, strict=True)):
+            self.weights[index].copy_(self.full(index))
+            mask.fill_(True)
+            latent.zero_()
+        self.cutting = False
+
+    @torch.no_grad()
     def begin_with(self, masks: Mapping[str, Tensor], latent: Mapping[str, Tensor] | None, where: str) -> None:
         """Take masks, and latent values where they are given, from elsewhere; cut weights become zero.
 

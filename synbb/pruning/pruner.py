@@ -370,7 +370,10 @@ class Pruner(ABC):
             SynbbError: masks of another architecture.
         """
         self._check_attached()
+        check_masks(masks, self.weights.shapes, "masks")  # before anything is changed
+        self.weights.restore()  # attach() has cut already where a method is sparse from the start
         self.weights.begin_with(masks, latent, "masks")
+        self._mask_followers()
 
     # ---- what it tells ----
 
@@ -528,6 +531,10 @@ class Pruner(ABC):
 
         return hook
 
+    def _mask_followers(self) -> None:
+        for average in self._followers:
+            apply_masks(average, self.masks)
+
     def _refresh(self, share: float) -> None:
         evidence = self._gathering.evidence(self._steps)
         if self._steps:  # before the first step there is nothing to learn from
@@ -537,8 +544,7 @@ class Pruner(ABC):
         self.weights.choose(kept, self.table, revives=self.revives)
         if self._optimizer is not None:
             self.weights.clear_moments(self._optimizer)
-        for average in self._followers:
-            apply_masks(average, self.masks)
+        self._mask_followers()
         # Of the connections live before, the share that was exchanged for others (beyond what the ramp cuts).
         self.churn = int(np.count_nonzero(kept & ~before)) / max(int(np.count_nonzero(before)), 1)
         self.after_refresh()

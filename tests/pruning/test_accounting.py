@@ -14,7 +14,7 @@ from torch.optim import SGD, AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from synbb.errors import SynbbError
-from synbb.pruning import BudgetedBroadcast, Magnitude, apply_masks, load_masks, save_masks
+from synbb.pruning import BudgetedBroadcast, Magnitude, RigL, apply_masks, load_masks, save_masks
 
 GIVEN = torch.zeros(1, 1, 8, 8)
 
@@ -150,6 +150,39 @@ def test_beginning_with_masks_holds_them_until_a_refresh_and_brings_latent_weigh
     assert grown.any()
     back = grown.expand_as(net.second.weight)
     assert torch.equal(net.second.weight[back], latent["second"][back])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: RigL(0.25, ramp=20), lambda: BudgetedBroadcast(0.25, from_start=True, ramp=20, gate=0.0)],
+    ids=["rigl", "bb"],
+)
+def test_beginning_with_masks_takes_back_what_a_method_cut_when_it_was_attached(make):
+    torch.manual_seed(0)
+    net = Chain()
+    masks = {name: torch.rand(8, 8, 1, 1) < 0.25 for name in ("second", "third")}
+    apply_masks(net, masks)
+    before = {name: net.get_submodule(name).weight.detach().clone() for name in masks}
+    pruner = make().attach(net, GIVEN, optimizer=SGD(net.parameters(), lr=0.05))
+    assert any(not torch.equal(net.get_submodule(name).weight, before[name]) for name in masks)
+    pruner.begin_with(masks)
+    assert all(torch.equal(net.get_submodule(name).weight, before[name]) for name in masks)
+    assert all(torch.equal(pruner.masks[name], masks[name]) for name in masks)
+    assert all((latent == 0).all() for latent in pruner.state_dict()["latent"].values())
+    with pytest.raises(SynbbError, match="masks of another network"):
+        pruner.begin_with({name: mask[:4] for name, mask in masks.items()})
+    assert all(torch.equal(net.get_submodule(name).weight, before[name]) for name in masks)
+
+
+def test_beginning_with_masks_masks_an_average_too():
+    torch.manual_seed(0)
+    net = Chain()
+    pruner = Magnitude(0.25, warmup=9, ramp=9).attach(net, GIVEN, optimizer=SGD(net.parameters(), lr=0.05))
+    average = AveragedModel(net)
+    pruner.follow(average)
+    masks = {name: torch.rand(8, 8, 1, 1) < 0.25 for name in ("second", "third")}
+    pruner.begin_with(masks)
+    assert all((average.module.get_submodule(n).weight[~m.expand(8, 8, 3, 3)] == 0).all() for n, m in masks.items())
 
 
 # ---- the gate ----

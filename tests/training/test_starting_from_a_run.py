@@ -57,6 +57,17 @@ def test_reopened_masks_start_from_those_of_the_run_and_may_change(data, pruned)
     assert first["churn"] > 0.5  # the share of the 0.3 live ones that joined them at the first refresh
 
 
+@pytest.mark.parametrize("method", ["set", "rigl"])
+def test_reopened_masks_keep_their_weights_where_a_method_is_sparse_from_the_start(data, pruned, method):
+    still = {"training__learning_rate": 1e-12, "pruning__drop": 0.0, "pruning__masks": "reopen"}
+    run = later(data, pruned, f"reopened-{method}", pruning__method=method, pruning__density=0.3, **still)
+    before, after = load_file(pruned.weights_file("last")), load_file(run.weights_file("last"))
+    theirs, ours = load_masks(pruned.masks_file), load_masks(run.masks_file)
+    for name, mask in theirs.items():
+        assert torch.equal(ours[name], mask)
+        assert torch.allclose(after[f"{name}.weight"], before[f"{name}.weight"], atol=1e-6)
+
+
 def test_dense_drops_the_masks(data, pruned):
     run = later(data, pruned, "opened", pruning__method="none", pruning__masks="dense")
     assert run.weights_info("last")["density"] == 1
