@@ -136,12 +136,17 @@ class BudgetedBroadcast(Pruner):
         """Strength of the law, as it is now."""
         return self._beta_at(self._beta.beta, self.schedule.target(self.steps))
 
+    @property
+    def local(self) -> bool:
+        """Whether each unit has a budget of its own instead of a degree by the law."""
+        return self.act == "over_budget" or self.tau is not None
+
     def rates_for_law(self, evidence: Evidence) -> Floats:
-        """On-rates that the law is applied to; controls change them."""
+        """On-rates that the law, or a local budget, is applied to; controls change them."""
         return evidence.rates
 
     def odds_for_law(self, evidence: Evidence) -> Floats:
-        """log((1 - a) / a) of each unit; controls change them."""
+        """log((1 - a) / a) of each unit, which local budgets do not look at; controls change them."""
         return log_odds(self.rates_for_law(evidence))
 
     def choose(self, share: float, evidence: Evidence) -> np.ndarray:
@@ -181,8 +186,10 @@ class BudgetedBroadcast(Pruner):
 
     def _keep(self, share: float, evidence: Evidence, beta: float) -> np.ndarray:
         budget = self.budget(share, evidence)
-        local = self.act == "over_budget" or self.tau is not None
-        law: Law = LocalBudget(self.rates_for_law(evidence)) if local else Balance(self.odds_for_law(evidence), beta)
+        if self.local:
+            law: Law = LocalBudget(self.rates_for_law(evidence))
+        else:
+            law = Balance(self.odds_for_law(evidence), beta)
         return keep_balanced(
             self.table,
             self._scores(evidence, budget),

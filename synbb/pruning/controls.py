@@ -14,7 +14,21 @@ if TYPE_CHECKING:
     from synbb.pruning.evidence import Evidence
 
 
-class UniformDegrees(BudgetedBroadcast):
+class OddsChanged(BudgetedBroadcast):
+    """A control that changes the log-odds of units. Budgets of single units look at on-rates: it would be the rule."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if self.local:
+            given = f"act {self.act!r}" if self.tau is None else f"tau {self.tau}"
+            raise SynbbError(
+                f"pruning method {self.method!r} contradicts {given}: a local budget of a unit is set by its on-rate, "
+                "and this control changes log-odds alone, so that it would not differ from 'bb'; leave that option "
+                "out, or take 'permuted' or 'frozen-rates'"
+            )
+
+
+class UniformDegrees(OddsChanged):
     """Every unit of a scope gets the same relative degree: the actuator without the law."""
 
     method = "uniform-degrees"
@@ -39,7 +53,7 @@ class PermutedRates(BudgetedBroadcast):
         return rates
 
 
-class InvertedRates(BudgetedBroadcast):
+class InvertedRates(OddsChanged):
     """1 - a for a: the busier a unit, the larger its audience. The law with the wrong sign."""
 
     method = "inverted"
@@ -78,7 +92,7 @@ class FrozenRates(BudgetedBroadcast):
         self._frozen = None if state["frozen"] is None else np.array(state["frozen"])
 
 
-class TwoThresholds(BudgetedBroadcast):
+class TwoThresholds(OddsChanged):
     """The rule of the authors' public notebooks: few connections above one on-rate, many below another.
 
     Args:

@@ -310,6 +310,19 @@ def test_the_law_and_its_controls_grant_these_audiences():
     assert degrees(controls.TwoThresholds, minimum=0) == [1, 2, 2, 1]
 
 
+@pytest.mark.parametrize("control", [controls.UniformDegrees, controls.InvertedRates, controls.TwoThresholds])
+def test_controls_of_log_odds_refuse_local_budgets_which_do_not_look_at_them(control):
+    with pytest.raises(SynbbError, match=rf"'{control.method}' contradicts act 'over_budget'.* 'permuted'"):
+        control(0.25, act="over_budget")
+    with pytest.raises(SynbbError, match=rf"'{control.method}' contradicts tau 0.2"):
+        control(tau=0.2)
+
+
+def test_controls_of_on_rates_change_local_budgets():
+    own, others = (degrees(kind, act="over_budget", seed=2) for kind in (BudgetedBroadcast, controls.PermutedRates))
+    assert own != others
+
+
 def test_permuted_rates_are_those_of_other_units_of_the_same_group():
     pruner = attached(controls.PermutedRates, density=0.5, gate=0.0, seed=1)
     seen = pruner.rates_for_law(evidence(pruner))
