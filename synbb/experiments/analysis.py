@@ -10,7 +10,7 @@ from synbb.experiments.plan import PlannedRun
 from synbb.pruning.comparison import Comparison, points_of, realised_of
 from synbb.pruning.paired import Point
 from synbb.pruning.resampling import SMALLER_IS_BETTER, load_resampled
-from synbb.pruning.rows import Cell, Row, RunTable
+from synbb.pruning.rows import Cell, Row, RunTable, plain
 
 
 def rows_of(planned: list[PlannedRun], table: RunTable) -> dict[Cell, Row]:
@@ -72,7 +72,7 @@ def screened_comparison(study: StudySettings) -> Comparison:
         methods=list(study.methods),
         densities=sorted({cell.density for cell in rows if study.own_density(cell.method) is None}),
         reference=study.reference,
-        own={name: own for name in study.methods if (own := study.own_density(name)) is not None},
+        own={name: float(plain(own)) for name in study.methods if (own := study.own_density(name)) is not None},
         realised=realised_of(rows),
     )
     if not any(each.difference.seeds >= 2 for each in found.differences(found.scores)):

@@ -297,7 +297,8 @@ def _check(methods: Mapping[str, object], densities: Sequence[float], seeds: Seq
     for what, values in (("density", densities), ("seed", seeds)):
         if not values:
             raise SynbbError(f"no {what} is given")
-        double = [value for value in values if list(values).count(value) > 1]
+        texts = [plain(value) for value in values]  # as a table tells them apart
+        double = [text for text in texts if texts.count(text) > 1]
         if double:
             raise SynbbError(f"{what} {double[0]} is given more than once")
 

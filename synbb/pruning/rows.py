@@ -104,13 +104,13 @@ class RunTable:
     def find(self, cell: Cell, config_hash: str) -> Row | None:
         """The row of a cell with these settings, None when there is none."""
         for row in self._rows:
-            if row[HASH] == config_hash and Cell.of(row) == cell:
+            if row[HASH] == config_hash and Cell.of(row).key == cell.key:  # a row has 6 digits of a density
                 return row
         return None
 
     def others(self, cell: Cell, config_hash: str) -> list[Row]:
         """Rows of the same cell with other settings."""
-        return [row for row in self._rows if row[HASH] != config_hash and Cell.of(row) == cell]
+        return [row for row in self._rows if row[HASH] != config_hash and Cell.of(row).key == cell.key]
 
     def append(self, cell: Cell, config_hash: str, values: Mapping[str, Any]) -> Row:
         """Add a row; the file is read anew before, as somebody may have merged other rows into it.

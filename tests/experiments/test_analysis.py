@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from synbb.experiments.analysis import comparison_of
+from synbb.experiments.analysis import comparison_of, rows_of, screened_comparison
 from synbb.experiments.config import StudySettings
 from synbb.experiments.plan import plan
+from synbb.experiments.study import look
 from synbb.pruning.resampling import Resampled, save_resampled
 from synbb.pruning.rows import RunTable
 from synbb.schema import validated
@@ -42,3 +43,22 @@ def test_a_score_of_which_some_rows_have_counts_is_a_score_of_all(tmp_path: Path
     assert {name for points in found.points.values() for name in points} == {"accuracy", "f1", "seconds"}
     assert all("f1" in points for points in found.points.values()), "rows that came before the counts as well"
     assert found.points[last.cell]["f1"].counts is not None
+
+
+def test_densities_of_more_digits_than_a_table_holds_are_found_again(tmp_path: Path) -> None:
+    values = {
+        "run": {"task": "toy_task:Points", "data": {}, "training": {"steps": 30}},
+        "methods": {"random": {"method": "random"}, "own": {"method": "magnitude", "density": 1 / 7}},
+        "densities": [1 / 3],
+        "seeds": [0, 1],
+        "reference": "random",
+        "screened": str(tmp_path / "runs.csv"),
+    }
+    study = validated(StudySettings, values, "study")
+    planned = plan(study, tmp_path, "study")
+    table = RunTable(tmp_path / "runs.csv")
+    for number, run in enumerate(planned):
+        table.append(run.cell, run.config_hash, {"main": "accuracy", "accuracy": 0.1 * number})
+    assert len(rows_of(planned, table)) == len(look(planned, table).done) == 4
+    assert comparison_of(study, planned, table).differences(["accuracy"])[0].difference.seeds == 2
+    assert screened_comparison(study).differences(["accuracy"])[0].difference.seeds == 2

@@ -74,6 +74,18 @@ def test_every_method_density_and_seed_once(tmp_path: Path) -> None:
     assert len(train.calls) == 30
 
 
+def test_densities_of_more_digits_than_a_table_holds_are_found_again(tmp_path: Path) -> None:
+    train = Training()
+    options = {"densities": [1 / 3, 0.25], "seeds": [0, 1], "reference": "random", "table": tmp_path / "runs.csv"}
+    found = compare(train, METHODS, **options)
+    assert len(found.points) == len(train.calls) == 2 * (1 + 2 + 2)
+    assert len(found.at("magnitude", 1 / 3, "score")) == 2
+    with (tmp_path / "runs.csv").open(newline="") as handle:
+        assert {row["density"] for row in csv.DictReader(handle)} == {"1", "0.333333", "0.25"}
+    compare(train, METHODS, **options)
+    assert len(train.calls) == 10
+
+
 def test_what_was_done_before_an_error_is_kept(tmp_path: Path) -> None:
     train = Training()
 
@@ -97,6 +109,7 @@ def test_what_was_done_before_an_error_is_kept(tmp_path: Path) -> None:
         ({"densities": [0.0]}, r"density 0.0 is not above 0 and at most 1"),
         ({"densities": []}, "no density is given"),
         ({"seeds": [1, 1]}, "seed 1 is given more than once"),
+        ({"densities": [1 / 3, 0.333333]}, "density 0.333333 is given more than once"),
         ({"methods": {"dense": None, "bb": "bb"}}, "method 'bb' is str: give a function of density and seed"),
         ({"methods": {"dense": None, "bb": Magnitude(0.5)}}, "method 'bb' is Magnitude: give a function"),
     ],
