@@ -61,9 +61,12 @@ def keep_balanced(
         place = np.full(len(members), -1)
         place[allowed[members]] = np.arange(len(chosen))
         rows = Rows(scores[chosen])
+        bare = np.ones(len(members), dtype=bool)  # in no row, whether eligible or not
         for connections, units in pairs:
             first, last = np.searchsorted(connections, (members[0], members[-1] + 1))
-            local = place[connections[first:last] - members[0]]
+            own = connections[first:last] - members[0]
+            bare[own] = False
+            local = place[own]
             rows.add(local[local >= 0], units[first:last][local >= 0])
         # Channels that are no units have no on-rate: each scope's remainder is ranked on its own, at the share asked.
         rest, inside = np.flatnonzero(~rows.covered), np.flatnonzero(rows.covered)
@@ -71,7 +74,7 @@ def keep_balanced(
             kept[chosen[rest]] = True
             kept[chosen[rows.granted(law, minimum, parameter)]] = True
         elif budget.costs is None:
-            rest_budget = round(share * len(rest))
+            rest_budget = min(round(share * int(bare.sum())), len(rest))
             kept[chosen[strongest(rest, scores[chosen], rest_budget)]] = True
             wanted = min(round(share * len(members)) - rest_budget, len(inside))
             keep = rows.keep_matched if actuator == "matched" else rows.keep
@@ -79,7 +82,7 @@ def keep_balanced(
         else:
             costs = budget.costs[chosen]
             ranked = rest[np.argsort(-scores[chosen][rest], kind="stable")]
-            spent = prefix(ranked, costs, share * float(costs[rest].sum()))
+            spent = prefix(ranked, costs, share * float(budget.costs[members[bare]].sum()))
             kept[chosen[spent]] = True
             total = share * float(budget.costs[members].sum()) - float(costs[spent].sum())
             kept[chosen[rows.keep_within(law, total, minimum, costs)]] = True

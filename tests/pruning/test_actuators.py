@@ -13,6 +13,7 @@ from synbb.errors import SynbbError
 from synbb.pruning import balance
 from synbb.pruning.actuators import keep_balanced, keep_strongest
 from synbb.pruning.connections import Budget, ConnectionTable
+from synbb.pruning.pattern import eligible
 from synbb.pruning.wiring import TracedLayer
 
 BETA = 1 / 0.15
@@ -185,6 +186,21 @@ def test_channels_that_are_no_units_are_ranked_at_the_same_density():
     assert matrix[:, 4:].sum() == 12
     free = case.scores.reshape(10, 8)[:, :4]
     assert free[matrix[:, :4]].min() > free[~matrix[:, :4]].max()
+
+
+@pytest.mark.parametrize("costs", [None, np.ones(160)])
+def test_what_a_pattern_leaves_of_channels_that_are_no_units_meets_the_whole_budget(costs):
+    """Of the first layer no channel is a unit, of the second half of them are; 2 of 4 inputs are eligible."""
+    bare, half = layer(8, 10, [], []), layer(8, 10, [(i, i) for i in range(4, 8)], [])
+    table, scores = table_of(bare, half), np.random.default_rng(0).random(160)
+    law = balance.Balance(np.zeros(8), BETA)
+    allowed = eligible(table, scores, [bare, half], (2, 4))
+    budget = Budget("layer", np.array([0.4, 0.4]), costs)
+    kept = keep_balanced(table, scores, law, budget, actuator="fan_out", minimum=0, eligible=allowed)
+    first, second = (each.reshape(10, 8) for each in table.split(kept))
+    assert first.sum() == 32
+    assert (second[:, :4].sum(), second[:, 4:].sum()) == (16, 16)
+    assert not (kept & ~allowed).any()
 
 
 def test_network_scope_moves_connections_to_quiet_layers():
