@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from synbb.errors import RunEnded, SynbbError
@@ -131,7 +131,8 @@ def last_good(session: Session) -> str:
 
 
 def checkpoint(session: Session, done: int) -> None:
-    """Write all that a resumed run needs to go on bit by bit as if it had not stopped."""
+    """Write all that a resumed run needs to go on bit by bit as if it had not stopped; every process calls this."""
+    random = _random_states(session)
     if not session.fabric.is_global_zero:
         return
     state = {
@@ -142,6 +143,7 @@ def checkpoint(session: Session, done: int) -> None:
         "scheduler": session.scheduler.state_dict(),
         "pruner": None if session.pruner is None else session.pruner.state_dict(),
         "best": session.best,
+        "random": random,
     }
     save_checkpoint(session.run.checkpoint_file, state)
 
@@ -153,7 +155,7 @@ def restore(session: Session) -> int:
         SynbbError: the checkpoint is damaged or does not fit.
     """
     file = session.run.checkpoint_file
-    done = 0
+    done, random = 0, None
     if file.is_file():  # a run may be stopped before its first one, and then begins again
         state = load_checkpoint(file)
         session.net.load_state_dict(state["model"])
@@ -163,7 +165,32 @@ def restore(session: Session) -> int:
             session.pruner.load_state_dict(state["pruner"])
         session.best = float(state["best"])
         done = int(state["step"])
+        random = state.get("random")
+    _set_random(session, random, done)
     session.events = EventFile(session.run.path / "tensorboard", done)
     if session.fabric.is_global_zero:
         session.run.drop_metrics_after(done)
     return done
+
+
+def _random_states(session: Session) -> dict[str, Tensor]:
+    """State of torch's own generators (dropout draws from them) in each process, shape (processes, bytes)."""
+    fabric = session.fabric
+    own = {"cpu": torch.get_rng_state()}
+    if fabric.device.type == "cuda":
+        own["cuda"] = torch.cuda.get_rng_state(fabric.device)
+    if fabric.world_size == 1:
+        return {kind: each[None] for kind, each in own.items()}
+    return {kind: fabric.all_gather(each.to(fabric.device)).cpu() for kind, each in own.items()}
+
+
+def _set_random(session: Session, states: dict[str, Tensor] | None, done: int) -> None:
+    """Put back what :func:`_random_states` told; all else draws numbers that it had not drawn before ``done``."""
+    fabric = session.fabric
+    fabric.seed_everything(session.config.seed + fabric.global_rank + 1_000_003 * done, verbose=False)
+    # Checkpoints of before 2026-11-28 hold no states, and those of other devices fit none of ours.
+    if states is None or states.keys() != {"cpu", fabric.device.type} or len(states["cpu"]) != fabric.world_size:
+        return
+    torch.set_rng_state(states["cpu"][fabric.global_rank])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"][fabric.global_rank], fabric.device)

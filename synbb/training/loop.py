@@ -69,13 +69,13 @@ def train(
         fabric = make_fabric(settings)
         fabric.launch()
         session = make_session(config, task, run, fabric)
+        fabric.seed_everything(config.seed + fabric.global_rank, verbose=False)
         first = 0
         if resume:
             if fabric.is_global_zero:
                 remove_temporary(run.path)
             first = restore(session)
             say(f"resuming after step {first} of {settings.steps}" if first < settings.steps else "trained already")
-        fabric.seed_everything(config.seed + fabric.global_rank + 1_000_003 * first, verbose=False)
         loader = Prefetcher(
             task,
             first,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import config, trained, write_config, write_pair
@@ -350,6 +352,43 @@ def test_nan_ends_the_run_names_the_step_and_keeps_the_last_good_checkpoint(
     assert "resuming after step 6 of 12" in begin(file, tmp_path / "run", *changes, resume=True)
     begin(file, tmp_path / "clean", *changes)
     assert same(weights(run), weights(RunFolder.open(tmp_path / "clean")))
+
+
+@pytest.fixture
+def dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that draws from torch's own generator in every pass."""
+    from synbb.tasks.synapse import SynapseTask
+
+    original = SynapseTask.build_model
+
+    def build(self):
+        net = original(self)
+        net.register_forward_pre_hook(lambda module, inputs: (F.dropout(inputs[0], 0.3, module.training), *inputs[1:]))
+        return net
+
+    monkeypatch.setattr(SynapseTask, "build_model", build)
+
+
+def test_a_resumed_run_with_dropout_is_the_one_that_was_not_stopped(
+    file: Path, tmp_path: Path, monkeypatch, dropout
+) -> None:
+    with monkeypatch.context() as bad:
+        poison(bad, 8, "loss")
+        with pytest.raises(RunEnded, match="loss is nan at step 8"):
+            begin(file, tmp_path / "run", "pruning.gate=0")
+    run = RunFolder.open(tmp_path / "run")
+    shutil.copytree(run.path, tmp_path / "old")
+    begin(file, tmp_path / "run", "pruning.gate=0", resume=True)
+    begin(file, tmp_path / "clean", "pruning.gate=0")
+    clean = RunFolder.open(tmp_path / "clean")
+    assert same(weights(run), weights(clean))
+    # A checkpoint of before states were kept goes on all the same, with other numbers.
+    old = RunFolder.open(tmp_path / "old")
+    state = torch.load(old.checkpoint_file, weights_only=True)
+    del state["random"]
+    torch.save(state, old.checkpoint_file)
+    begin(file, old.path, "pruning.gate=0", resume=True)
+    assert not same(weights(old), weights(clean))
 
 
 def test_nan_in_the_first_step_says_that_nothing_is_kept(file: Path, tmp_path: Path, monkeypatch) -> None:
