@@ -34,7 +34,7 @@ class PruningSettings(Settings):
         beta: log-odds that one unit of relative degree is worth; ``scaled`` to the budget, or ``auto``.
         minimum: least connections of a unit within a scope.
         act: on all units by the ``law``, or only on those ``over_budget``.
-        tau: local budget of relative traffic instead of a density.
+        tau: local budget of relative traffic instead of a density, which is left out then; for ``bb`` and its kin.
         statistic: of the on-rates: ``sign``, ``treves_rolls``, ``above_mean`` or ``auto``.
         gate: standard deviation of on-rates within layers below which nothing is cut by activity.
         from_start: whether the law holds its budget from the first step on, as ``set`` and ``rigl`` do.
@@ -98,12 +98,22 @@ class PruningSettings(Settings):
             raise ValueError(
                 f"warmup {self.warmup} + ramp {self.ramp} is beyond the end of training; keep it at most 1"
             )
-        if self.schedule and self.schedule[-1][1] != self.density:
+        target, end = ("density", self.density) if self.tau is None else ("tau", self.tau)
+        if self.schedule and self.schedule[-1][1] != end:
             raise ValueError(
-                f"schedule ends at {self.schedule[-1][1]}, which contradicts density {self.density}: make them equal"
+                f"schedule ends at {self.schedule[-1][1]}, which contradicts {target} {end}: make them equal"
             )
+        own: tuple[str, ...] = ()
         if self.method != "none" and ":" not in self.method:
-            find_method(self.method, units=self.connection == "unit")
+            _, own = find_method(self.method, units=self.connection == "unit")
+        if self.tau is not None and self.method != "none":
+            if "tau" not in own:
+                raise ValueError(f"tau {self.tau} is for method bb and its kin, and method is {self.method}: remove it")
+            if self.density not in (type(self).model_fields["density"].default, 1):  # what a stored config repeats
+                raise ValueError(
+                    f"density {self.density} contradicts tau {self.tau}, which settles the density itself: leave "
+                    "density out (in a study give that method density: 1)"
+                )
         if self.method == "fixed" and self.masks_from is None:
             raise ValueError("method fixed needs masks_from: the masks.safetensors of another run")
         if self.masks_from is not None and self.method != "fixed":
