@@ -151,10 +151,13 @@ class InputNorms:
     def __init__(self, model: nn.Module, layers: Sequence[TracedLayer]) -> None:
         self._squares = [torch.zeros(layer.in_channels, dtype=torch.float64) for layer in layers]
         self._counts = [0] * len(layers)
+        self.commit()
         self.watching = False
         modules = dict(model.named_modules())
         self._handles = [
-            modules[layer.name].register_forward_pre_hook(self._hook(index, linear=layer.kind == "linear"))
+            modules[layer.name].register_forward_pre_hook(
+                self._hook(index, linear=layer.kind == "linear"), with_kwargs=True
+            )
             for index, layer in enumerate(layers)
         ]
 
@@ -163,34 +166,46 @@ class InputNorms:
         for handle in self._handles:
             handle.remove()
 
+    def commit(self) -> None:
+        """End an optimiser step."""
+        self._settled = [each.clone() for each in self._squares], list(self._counts)
+
+    def discard(self) -> None:
+        """Forget the passes since the last :meth:`commit`: their optimiser step did not take place."""
+        squares, counts = self._settled
+        self._squares, self._counts = [each.clone() for each in squares], list(counts)
+
     def clear(self) -> None:
         """Begin a new window."""
         self._squares = [torch.zeros_like(each) for each in self._squares]
         self._counts = [0] * len(self._counts)
+        self.commit()
 
-    def read(self) -> list[Floats]:
-        """Root mean square of each input channel of each layer, over all processes; a collective call."""
-        found = []
+    def read(self) -> list[Floats | None]:
+        """Root mean square of each input channel of each layer, None where nothing was seen; a collective call."""
+        found: list[Floats | None] = []
         for squares, count in zip(self._squares, self._counts, strict=True):
             both = _sum(torch.cat([squares, torch.tensor([float(count)], dtype=torch.float64)]))
-            found.append((both[:-1] / both[-1].clamp(min=1)).sqrt().numpy())
+            found.append((both[:-1] / both[-1]).sqrt().numpy() if both[-1] else None)
         return found
 
     def state_dict(self) -> dict[str, Any]:
         """The sums of the running window."""
-        return {"squares": torch.cat(self._squares), "counts": list(self._counts)}
+        squares, counts = self._settled
+        return {"squares": torch.cat(squares), "counts": list(counts)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what :meth:`state_dict` returned."""
         self._squares = [each.clone() for each in torch.split(state["squares"], [len(s) for s in self._squares])]
         self._counts = list(state["counts"])
+        self.commit()
 
     def _hook(self, index: int, *, linear: bool) -> Any:
-        @torch.no_grad()
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if not (self.watching and module.training):
+        def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            if not (self.watching and module.training and torch.is_grad_enabled()):
                 return
-            values = inputs[0].detach().float()
+            given = inputs[0] if inputs else next(each for each in named.values() if isinstance(each, Tensor))
+            values = given.detach().float()
             axis = values.dim() - 1 if linear else 1
             others = [dim for dim in range(values.dim()) if dim != axis]
             self._squares[index] += values.square().sum(others).double().cpu()

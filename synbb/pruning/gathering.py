@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from synbb.pruning.activity import OnRates
+    from synbb.pruning.balance import Floats
     from synbb.pruning.connections import ConnectionTable
     from synbb.pruning.masked_weights import MaskedWeights
     from synbb.pruning.pattern import Pattern
@@ -78,12 +79,16 @@ class Gathering:
         self._activity.commit()
         if self._gradients is not None:
             self._gradients.commit()
+        if self._inputs is not None:
+            self._inputs.commit()
 
     def discard(self) -> None:
-        """Forget on-rates and gradients since the last :meth:`commit`: their optimiser step did not take place."""
+        """Forget what was seen since the last :meth:`commit`: its optimiser step did not take place."""
         self._activity.discard()
         if self._gradients is not None:
             self._gradients.discard()
+        if self._inputs is not None:
+            self._inputs.discard()
 
     def clear(self) -> None:
         """Begin a new window of gradients and inputs."""
@@ -96,7 +101,8 @@ class Gathering:
         """All that was gathered up to ``step``, the number of optimiser steps done.
 
         Raises:
-            SynbbError: steps were done, and nothing was seen of the gradients or inputs that the method needs.
+            SynbbError: steps were done, and nothing was seen of the gradients that the method needs, or of the inputs
+                of a layer.
         """
         zeros = np.zeros(self._table.count)
         gradients, saliency, inputs = zeros, zeros, zeros
@@ -109,14 +115,7 @@ class Gathering:
                 )
             gradients, saliency = self._gradients.read()
         if self._inputs is not None:
-            inputs = np.zeros(self._table.count)
-            for members, norms in zip(self._table.scopes("layer"), self._inputs.read(), strict=True):
-                inputs[members] = norms[self._table.source[members]]
-            if step and not inputs.any():
-                raise SynbbError(
-                    f"at step {step} no input of a masked layer was seen in the last {self._window} steps: run the "
-                    "model itself, in training mode (model.train()), and compile it after attaching"
-                )
+            inputs = self._input_norms(self._inputs, step)
         strengths = self._weights.norms()
         return Evidence(
             table=self._table,
@@ -130,6 +129,22 @@ class Gathering:
             eligible=eligible(self._table, strengths, self._layers, self._pattern),
             seed=self._seed,
         )
+
+    def _input_norms(self, gathered: InputNorms, step: int) -> Floats:
+        norms = gathered.read()
+        unseen = [layer.name for layer, each in zip(self._layers, norms, strict=True) if each is None]
+        if step and unseen:
+            more = f" and {len(unseen) - 1} more" if len(unseen) > 1 else ""
+            raise SynbbError(
+                f"at step {step} no input of masked layer {unseen[0]!r}{more} was seen in the last {self._window} "
+                "steps: run the model itself, in training mode (model.train()), compile it after attaching, and "
+                "exclude layers that are not called as modules"
+            )
+        inputs = np.zeros(self._table.count)
+        for members, each in zip(self._table.scopes("layer"), norms, strict=True):
+            if each is not None:
+                inputs[members] = each[self._table.source[members]]
+        return inputs
 
     def close(self) -> None:
         """Take all hooks off the network."""

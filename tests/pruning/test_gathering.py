@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
-from pruning_networks import Chain, train
+import torch.nn.functional as F
+from pruning_networks import Chain, mlp, train
+from torch import nn
 from torch.optim import SGD
 
+from synbb.errors import SynbbError
 from synbb.pruning import Magnitude, RigL
 from synbb.pruning.rivals import Wanda
 
@@ -36,6 +40,75 @@ def test_inputs_are_gathered_in_the_same_steps():
         train(net, pruner, made, range(step, step + 1))
         gathered.append(pruner.state_dict()["inputs"]["counts"][0])
     assert gathered == [0, 0, 128, 256, 0]  # 2 samples of 8 x 8 positions a step
+
+
+def watched(net: nn.Module) -> tuple[Wanda, SGD]:
+    """A pruner that watches inputs in each step and refreshes in the fourth."""
+    made = SGD(net.parameters(), lr=0.01)
+    return Wanda(0.5, ramp=20, refresh=4, window=4).attach(net, torch.zeros(1, 4), optimizer=made), made
+
+
+def one_step(net: nn.Module, pruner: Wanda, made: SGD, given: torch.Tensor) -> None:
+    made.zero_grad()
+    net(given).square().mean().backward()
+    made.step()
+    pruner.step()
+
+
+def test_passes_without_gradients_are_no_training_passes():
+    net = mlp(4, 8, 8, 2)
+    pruner, made = watched(net)
+    with torch.no_grad():
+        net(torch.randn(16, 4))
+    one_step(net, pruner, made, torch.randn(3, 4))
+    assert pruner.state_dict()["inputs"]["counts"] == [3]
+
+
+def test_inputs_of_a_skipped_step_are_forgotten():
+    net = mlp(4, 8, 8, 2)
+    pruner, made = watched(net)
+    one_step(net, pruner, made, torch.randn(3, 4))
+    before = pruner.state_dict()["inputs"]["squares"].clone()
+    net(torch.full((5, 4), torch.inf)).sum().backward()
+    pruner.step()  # the optimiser made none
+    assert torch.equal(pruner.state_dict()["inputs"]["squares"], before)
+    one_step(net, pruner, made, torch.randn(3, 4))
+    state = pruner.state_dict()["inputs"]
+    assert state["squares"].isfinite().all()
+    assert state["counts"] == [6]
+
+
+class Called(nn.Module):
+    """``second`` is called with a keyword, ``third`` as a module or by its weight alone."""
+
+    def __init__(self, *, whole: bool) -> None:
+        super().__init__()
+        self.whole = whole
+        self.first, self.second, self.third, self.head = (nn.Linear(4, 4) for _ in range(4))
+        self.acts = nn.ModuleList(nn.ReLU() for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.acts[1](self.second(input=self.acts[0](self.first(x))))
+        x = self.third(x) if self.whole else F.linear(x, self.third.weight, self.third.bias)
+        return self.head(self.acts[2](x))
+
+
+def test_inputs_given_by_keyword_are_seen():
+    net = Called(whole=True)
+    pruner, made = watched(net)
+    one_step(net, pruner, made, torch.randn(3, 4))
+    assert list(pruner.masks) == ["second", "third"]
+    assert pruner.state_dict()["inputs"]["counts"] == [3, 3]
+
+
+def test_one_layer_whose_inputs_nobody_saw_is_an_error():
+    net = Called(whole=True)
+    pruner, made = watched(net)
+    net.whole = False
+    for _ in range(3):
+        one_step(net, pruner, made, torch.randn(3, 4))
+    with pytest.raises(SynbbError, match="at step 4 no input of masked layer 'third' was seen in the last 4 steps"):
+        one_step(net, pruner, made, torch.randn(3, 4))
 
 
 def test_a_method_that_needs_none_gathers_none():

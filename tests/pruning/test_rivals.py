@@ -176,7 +176,7 @@ def test_exchanging_connections_keeps_the_pattern(kind):
 @pytest.mark.parametrize(
     ("kind", "training", "frozen", "message"),
     [
-        (rivals.Wanda, False, False, "no input of a masked layer was seen in the last 4 steps: run the model"),
+        (rivals.Wanda, False, False, "no input of masked layer '2' was seen in the last 4 steps: run the model"),
         (rivals.Taylor, True, True, "no gradient of a masked layer was seen in the last 4 steps: do these"),
     ],
 )
