@@ -173,10 +173,11 @@ class Gathering:
             self._inputs.load_state_dict(state["inputs"])
 
 
-def neutral(
-    table: ConnectionTable, layers: Sequence[TracedLayer], units: int, *, pattern: Pattern | None, seed: int
-) -> Evidence:
-    """Evidence of a network of ``units`` units of which nothing is known."""
+def neutral(table: ConnectionTable, units: int, *, seed: int) -> Evidence:
+    """Evidence of a network of ``units`` units of which nothing is known; any connection may be chosen.
+
+    A pattern leaves some units without connections, others than later: what all units take is then the safe side.
+    """
     even = np.ones(table.count)
     return Evidence(
         table=table,
@@ -187,6 +188,6 @@ def neutral(
         gradients=even,
         saliency=even,
         inputs=even,
-        eligible=eligible(table, even, layers, pattern),
+        eligible=even > 0,
         seed=seed,
     )

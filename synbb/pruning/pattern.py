@@ -35,8 +35,8 @@ def read_pattern(text: str | None) -> Pattern | None:
     return int(keep), int(of)
 
 
-def check_pattern(pattern: Pattern, layers: Sequence[TracedLayer], density: float) -> None:
-    """Refuse a pattern that no masked layer can have, or that leaves less than ``density``.
+def check_pattern(pattern: Pattern, layers: Sequence[TracedLayer], density: float | None) -> None:
+    """Refuse a pattern that masked layers cannot have, or that leaves less than ``density``, where one is asked for.
 
     Raises:
         SynbbError: it is one of these.
@@ -45,7 +45,13 @@ def check_pattern(pattern: Pattern, layers: Sequence[TracedLayer], density: floa
     linear = [layer for layer in layers if layer.kind == "linear"]
     if not linear:
         raise SynbbError(f"pruning pattern {keep}:{of} is for linear layers, and none is masked here")
-    if density > keep / of:
+    for layer in linear:
+        if layer.in_channels % of:
+            raise SynbbError(
+                f"pruning pattern {keep}:{of}: layer {layer.name!r} has {layer.in_channels} inputs, no multiple of "
+                f"{of}; exclude it"
+            )
+    if density is not None and density > keep / of:
         raise SynbbError(
             f"pruning density {density} contradicts pattern {keep}:{of}, which leaves at most {keep / of:g} of a "
             "linear layer: lower the density or drop the pattern"
@@ -67,23 +73,15 @@ def eligible(
         table: all masked connections.
         scores: strength of each.
         layers: the masked layers; the pattern leaves those alone that are not linear.
-        pattern: N and M.
-
-    Raises:
-        SynbbError: a linear layer's number of inputs is no multiple of M.
+        pattern: N and M, as :func:`check_pattern` lets through.
     """
     left = np.ones(table.count, dtype=bool)
     if pattern is None:
         return left
     keep, of = pattern
-    for number, (members, layer) in enumerate(zip(table.scopes("layer"), layers, strict=True)):
+    for members, layer in zip(table.scopes("layer"), layers, strict=True):
         if layer.kind != "linear":
             continue
-        inputs = int(table.source[members].max()) + 1
-        if inputs % of:
-            raise SynbbError(
-                f"pruning pattern {keep}:{of}: masked layer {number} has {inputs} inputs, no multiple of {of}"
-            )
         blocks = scores[members].reshape(-1, of)  # (out, in) row by row, so that M consecutive inputs stand together
         order = np.argsort(-blocks, axis=1, kind="stable")
         allowed = np.zeros(blocks.shape, dtype=bool)

@@ -82,6 +82,7 @@ class Pruner(ABC):
     revives: Revival = "latent"
     actuator: Actuator | None = None
     minimum: int = 0
+    tau: float | None = None
 
     def __init__(
         self,
@@ -267,7 +268,7 @@ class Pruner(ABC):
         self.churn = 0.0
         self.decided_rates = np.full(self.wiring.unit_count, np.nan)  # on-rates that the masks were made from
         self._check_reach()
-        if self.schedule.density < 1:
+        if self.schedule.least < 1:
             check_places(self.wiring.groups, self.judged())
         self.activity = OnRates(
             model, self.wiring.groups, decay=self._decay, every=self._count_every, statistic=self.statistic
@@ -480,13 +481,12 @@ class Pruner(ABC):
             raise SynbbError("attach the pruner to a model first: pruner.attach(model, example_inputs, optimizer=...)")
 
     def _check_reach(self) -> None:
-        """A budget that minimum degrees or a pattern make impossible is an error now and not at the end of the ramp."""
+        """A budget that minimum degrees or a pattern make impossible is an error now and not while training."""
         if self.pattern is not None:
-            check_pattern(self.pattern, self.layers, self.schedule.density)
-        units = self.wiring.unit_count
-        unknown = neutral(self.table, self.layers, units, pattern=self.pattern, seed=self.seed)
+            check_pattern(self.pattern, self.layers, self.schedule.density if self.tau is None else None)
+        unknown = neutral(self.table, self.wiring.unit_count, seed=self.seed)
         try:
-            self.choose(self.schedule.density, unknown)
+            self.choose(self.schedule.least, unknown)
         except SynbbError as error:
             tight = self._layers_out_of_reach(unknown)
             if not tight:
@@ -499,7 +499,7 @@ class Pruner(ABC):
         if self.scope != "layer":
             return []
         sizes: Floats = np.array(self.table.layer_sizes, dtype=np.float64)
-        shares = self.budget(self.schedule.density, unknown).shares
+        shares = self.budget(self.schedule.least, unknown).shares
         short = np.round(shares * sizes) + 0.5 < np.broadcast_to(self.least_shares(), sizes.shape) * sizes
         return [layer.name for layer, lacks in zip(self.layers, short, strict=True) if lacks]
 

@@ -31,6 +31,11 @@ class Schedule(ABC):
     density: float
 
     @property
+    def least(self) -> float:
+        """Smallest share of the budget at any choice of masks: ``density``, unless it rises again."""
+        return self.density
+
+    @property
     @abstractmethod
     def end(self) -> int:
         """The optimiser step at which the masks become final."""
@@ -121,6 +126,12 @@ class Waypoints(Schedule):
     def density(self) -> float:  # type: ignore[override]
         """That of the last point."""
         return self.points[-1][1]
+
+    @property
+    def least(self) -> float:
+        """The smallest at which masks are chosen; points between two choices do not count."""
+        between = range(self.points[0][0], self.end, self.refresh)
+        return min(self.target(step) for step in (*between, self.end) if self.refreshes(step))
 
     @property
     def end(self) -> int:

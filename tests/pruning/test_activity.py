@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from synbb.errors import SynbbError
-from synbb.pruning import BudgetedBroadcast, trace
+from synbb.pruning import BudgetedBroadcast, Waypoints, trace
 from synbb.pruning.activity import OnRates, check_places
 from synbb.pruning.observing import ValidMask
 from synbb.pruning.wiring import Observer, UnitGroup
@@ -499,6 +499,12 @@ def test_units_that_nothing_shows_are_an_error_when_the_pruner_is_attached() -> 
     net = Added(None)
     with pytest.raises(SynbbError, match="pruning needs on-rates, and no module reads or returns the units of"):
         BudgetedBroadcast(0.5).attach(net, torch.zeros(1, 4), optimizer=torch.optim.SGD(net.parameters(), 0.1))
+    net = Added(None)
+    schedule = Waypoints(((0, 1.0), (4, 0.5), (8, 1.0)), 2)  # it cuts before it ends dense
+    with pytest.raises(SynbbError, match="no module reads or returns the units of"):
+        BudgetedBroadcast(1.0, schedule=schedule).attach(
+            net, torch.zeros(1, 4), optimizer=torch.optim.SGD(net.parameters(), 0.1)
+        )
     net = Added(None)
     BudgetedBroadcast(1.0).attach(net, torch.zeros(1, 4), optimizer=torch.optim.SGD(net.parameters(), 0.1))
 

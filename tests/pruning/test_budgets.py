@@ -320,7 +320,7 @@ def test_a_budget_of_ones_own_over_steps_may_rise_again():
     assert [schedule.target(step) for step in (0, 10, 30, 50, 70, 90, 100)] == pytest.approx(
         [1, 1, 0.6, 0.2, 0.3, 0.4, 0.4]
     )
-    assert schedule.density == 0.4
+    assert (schedule.density, schedule.least) == (0.4, 0.2)
     assert schedule.end == 90
     assert [step for step in range(1, 101) if schedule.refreshes(step)] == list(range(10, 91, 5))
     with pytest.raises(SynbbError, match="rising steps"):
@@ -329,6 +329,24 @@ def test_a_budget_of_ones_own_over_steps_may_rise_again():
     assert pruner.density() < 0.3
     train(pruner.model, pruner, pruner._optimizer, range(5, 9))
     assert pruner.density() == pytest.approx(0.5, abs=0.01)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.floats(0.01, 1)), min_size=1, max_size=5, unique_by=lambda each: each[0]),
+    st.integers(1, 30),
+)
+def test_the_least_budget_is_that_of_some_choice_of_masks(points, refresh):
+    schedule = Waypoints(tuple(sorted(points)), refresh)
+    assert schedule.least == min(schedule.target(step) for step in range(schedule.end + 1) if schedule.refreshes(step))
+
+
+def test_a_budget_out_of_reach_in_the_middle_is_refused_at_the_start():
+    for density in (0.5, 1.0):
+        schedule = Waypoints(((0, 1.0), (4, 0.01), (8, density)), 2)
+        with pytest.raises(SynbbError, match="out of reach"):
+            trained(schedule=schedule, density=density, minimum=1, steps=0)
+    rare = Waypoints(((0, 1.0), (4, 0.01), (8, 0.5)), 8)  # nothing is chosen in step 4
+    assert trained(schedule=rare, density=0.5, minimum=1).density() == pytest.approx(0.5, abs=0.01)
 
 
 def test_sparse_from_the_start():

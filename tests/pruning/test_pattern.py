@@ -44,6 +44,30 @@ def test_two_of_four_holds_and_the_law_cuts_within_it():
     assert rows[order[:8]].mean() > rows[order[-8:]].mean()  # the quiet listen to more
 
 
+def test_minimum_degrees_of_all_units_are_out_of_reach_at_the_start_whatever_the_pattern_leaves():
+    net = mlp(4, 16, 32, 2)
+    with pytest.raises(SynbbError, match="16 units take at least 128"):
+        BudgetedBroadcast(0.2, actuator="fan_out", minimum=8, pattern="2:4").attach(
+            net, torch.zeros(1, 4), optimizer=SGD(net.parameters(), lr=0.1)
+        )
+
+
+def test_a_local_budget_is_no_density_that_a_pattern_could_contradict():
+    torch.manual_seed(0)
+    net = mlp(4, 16, 32, 2)
+    optimizer = SGD(net.parameters(), lr=0.1)
+    pruner = BudgetedBroadcast(tau=0.8, pattern="2:4", ramp=4, refresh=2, gate=0.0, count_every=1)
+    pruner.attach(net, torch.zeros(1, 4), optimizer=optimizer)
+    for _ in range(5):
+        optimizer.zero_grad()
+        net(torch.randn(64, 4)).square().mean().backward()
+        optimizer.step()
+        pruner.step()
+    mask = pruner.masks["2"]
+    assert 0.3 < pruner.density() <= 0.5
+    assert int(mask.reshape(32, 4, 4).sum(2).max()) <= 2
+
+
 def test_a_pattern_needs_linear_layers_of_fitting_width():
     net = Chain()
     with pytest.raises(SynbbError, match="for linear layers, and none is masked"):

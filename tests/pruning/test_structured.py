@@ -68,7 +68,7 @@ def test_units_that_feed_the_head_stay_and_every_group_keeps_one():
 
 def test_the_busiest_units_go_first_and_utility_weighs_them_by_weight():
     pruner = attached(UnitBroadcast, density=0.5)
-    evidence = neutral(pruner.table, pruner.layers, pruner.wiring.unit_count, pattern=None, seed=0)
+    evidence = neutral(pruner.table, pruner.wiring.unit_count, seed=0)
     rates = np.linspace(0.1, 0.9, pruner.wiring.unit_count)
     seen = type(evidence)(**{**evidence.__dict__, "rates": rates})
     scores = pruner.unit_scores(seen)
