@@ -15,7 +15,7 @@ from synbb.evaluation.detection import DetectionScores, score_by_distance, score
 from synbb.evaluation.labels import Mask, foreground_and_valid
 from synbb.evaluation.object_tables import MeasuredObjects, measure_objects
 from synbb.evaluation.overlay import choose_views, draw_views
-from synbb.evaluation.report import SCHEMA_VERSION, prepare_folder, write_objects, write_scores
+from synbb.evaluation.report import SCHEMA_VERSION, objects_text, prepare_folder, write_scores
 from synbb.evaluation.thresholds import as_probability, check_threshold, foreground, stored_threshold
 from synbb.evaluation.voxels import ScoreHistogram, score_volumes
 from synbb.evaluation.window import Window, common_window, reading_block
@@ -82,7 +82,8 @@ def evaluate_volumes(
         The scores, plain values, as in ``scores.json``.
 
     Raises:
-        SynbbError: nothing to score, a region outside the truth, volumes that do not fit each other, or bad values.
+        SynbbError: nothing to score, a region outside the truth, volumes that do not fit each other, bad values, or
+            an output folder with files of the report's names that no evaluation wrote.
         RunEnded: the disk is full.
     """
     if objects is None and probabilities is None:
@@ -98,7 +99,7 @@ def evaluate_volumes(
     chosen, source = _threshold(scored.get("probabilities"), threshold)
     window = common_window(wanted, scored, region_box(region, wanted.voxel_size, wanted.offset))
     raw_origin = None if grey is None else placement(wanted, grey).start
-    folder = prepare_folder(output)
+    prepare_folder(output)
 
     scores: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -110,7 +111,7 @@ def evaluate_volumes(
         "about": _about_run(everything),
         "notes": [window.note],
     }
-    histogram = None
+    histogram, found = None, None
     if "probabilities" in scored:
         histogram = _histogram("probabilities", scored, wanted, window, progress)
         scores["voxels"] = _voxel_scores(histogram, chosen)
@@ -121,7 +122,7 @@ def evaluate_volumes(
     if "objects" in scored:
         measured = measure_objects(wanted, scored["objects"], region=window.truth, progress=progress)
         by_distance, scores["objects"] = _object_scores(measured, distance_nm, iou)
-        write_objects(folder / "objects.csv", by_distance, measured.truth, measured.predicted)
+        found = objects_text(by_distance, measured.truth, measured.predicted)
     pictures = []
     if grey is not None and raw_origin is not None:
         views = choose_views(wanted, window.truth)
@@ -129,7 +130,7 @@ def evaluate_volumes(
         pictures = draw_views(views, grey, wanted, predicted, raw_origin, what)
         if not pictures:
             scores["notes"].append(f"No pictures: {grey.path} does not cover the sections that hold the truth.")
-    write_scores(folder, scores, pictures)
+    write_scores(output, scores, pictures, found)
     return scores
 
 

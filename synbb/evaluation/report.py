@@ -23,12 +23,19 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
+SCORES = "scores.json"
+OBJECTS = "objects.csv"
+CASES = "cases.csv"
+PICTURES = "section_*.png"
+FILES = (SCORES, "report.html", OBJECTS, CASES, PICTURES)
+"""What reports write, and remove where another one left it."""
+
 
 def prepare_folder(folder: str | Path) -> Path:
     """Make the folder for a report; what another evaluation left there will be replaced file by file.
 
     Raises:
-        SynbbError: a file or a volume is in the way.
+        SynbbError: a file or a volume is in the way, or files of the names of ours that no evaluation wrote.
         RunEnded: the disk is full.
     """
     where = Path(folder)
@@ -36,35 +43,76 @@ def prepare_folder(folder: str | Path) -> Path:
         raise SynbbError(f"{where} is a file; give a folder for the report with --output")
     if is_volume(where):
         raise SynbbError(f"{where} is a volume; give another folder for the report with --output")
+    strangers = [file.name for file in _files(where)]
+    if strangers and not _is_report(where):
+        raise SynbbError(
+            f"{where}: holds {strangers[0]}, which a report would replace, and no {SCORES} of an earlier evaluation; "
+            "give another folder for the report with --output"
+        )
     with disk_errors(str(where)):
         where.mkdir(parents=True, exist_ok=True)
     return where
 
 
 def write_scores(
-    folder: str | Path, scores: Mapping[str, Any], pictures: Sequence[tuple[str, Image.Image]] = ()
+    folder: str | Path,
+    scores: Mapping[str, Any],
+    pictures: Sequence[tuple[str, Image.Image]] = (),
+    objects: str | None = None,
 ) -> None:
-    """Write ``scores.json``, ``report.html`` and one PNG a picture, each beside its place and renamed.
+    """Write ``scores.json``, ``report.html``, one PNG a picture and the objects, each beside its place and renamed.
 
     Args:
         folder: made when it is not there.
         scores: plain values, as ``evaluate_volumes`` returns them; ``schema_version`` is added.
         pictures: name of the file, ``section_`` and the section, and picture.
+        objects: what ``objects.csv`` shall hold (:func:`objects_text`); without it there is none.
 
     Raises:
-        SynbbError: a file is where the folder should be.
+        SynbbError: a file is where the folder should be, or files in the folder are not those of an evaluation.
+        RunEnded: the disk is full.
+    """
+    stated = {"schema_version": SCHEMA_VERSION, **scores}
+    drawn = [(name, _png(picture)) for name, picture in pictures]
+    files = {f"{name}.png": png for name, png in drawn}
+    if objects is not None:
+        files[OBJECTS] = objects.encode()
+    write_files(folder, stated, page(stated, drawn), files)
+
+
+def write_files(
+    folder: str | Path, stated: Mapping[str, Any], html: str, files: Mapping[str, bytes] | None = None
+) -> None:
+    """Replace the report in a folder: figures, page and files beside them; what the new one lacks is removed.
+
+    Raises:
+        SynbbError: a file is where the folder should be, or files in the folder are not those of an evaluation.
         RunEnded: the disk is full.
     """
     where = prepare_folder(folder)
-    stated = {"schema_version": SCHEMA_VERSION, **scores}
-    drawn = [(name, _png(picture)) for name, picture in pictures]
-    for stale in where.glob("section_*.png"):
-        stale.unlink()
-    for name, png in drawn:
-        replace_file(where / f"{name}.png", png)
     text = json.dumps(stated, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    replace_file(where / "scores.json", text.encode())
-    replace_file(where / "report.html", page(stated, drawn).encode())
+    # First, for it says whose the others are: a report that was cut short can be written again.
+    replace_file(where / SCORES, text.encode())
+    given = {**(files or {}), "report.html": html.encode()}
+    for file in _files(where):
+        if file.name not in given and file.name != SCORES:
+            file.unlink()
+    for name, content in given.items():
+        replace_file(where / name, content)
+
+
+def _files(where: Path) -> list[Path]:
+    """What lies there under names of ours."""
+    return [file for pattern in FILES for file in sorted(where.glob(pattern))]
+
+
+def _is_report(where: Path) -> bool:
+    """Whether the ``scores.json`` in a folder is one that we wrote."""
+    try:
+        stated = json.loads((where / SCORES).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(stated, dict) and "schema_version" in stated
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -76,27 +124,21 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return buffer.getvalue()
 
 
-def write_objects(path: Path, scores: DetectionScores, truth: ObjectTable, predicted: ObjectTable) -> None:
-    """Write one row for each matched pair, missed object and false object, places and distances in nm.
-
-    Raises:
-        RunEnded: the disk is full.
-    """
+def objects_text(scores: DetectionScores, truth: ObjectTable, predicted: ObjectTable) -> str:
+    """A table of one row for each matched pair, missed object and false object, places and distances in nm."""
     at_truth = {int(name): place for name, place in zip(truth.ids, truth.centroids, strict=True)}
     at_predicted = {int(name): place for name, place in zip(predicted.ids, predicted.centroids, strict=True)}
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["kind", "truth_id", "predicted_id", "z_nm", "y_nm", "x_nm", "distance_nm", "iou"])
+    rows: list[list[object]] = []
     for match in scores.matched:
         place = [f"{v:.1f}" for v in at_truth[match.truth_id]]
         iou = "" if match.iou is None else f"{match.iou:.4f}"
-        writer.writerow(["matched", match.truth_id, match.predicted_id, *place, f"{match.distance_nm:.1f}", iou])
+        rows.append(["matched", match.truth_id, match.predicted_id, *place, f"{match.distance_nm:.1f}", iou])
     for kind, objects, places in (("missed", scores.missed, at_truth), ("false", scores.false, at_predicted)):
         for item in objects:
             near = "" if item.nearest_nm is None else f"{item.nearest_nm:.1f}"
             names = [item.id, ""] if kind == "missed" else ["", item.id]
-            writer.writerow([kind, *names, *(f"{v:.1f}" for v in places[item.id]), near, ""])
-    replace_file(path, buffer.getvalue().encode())
+            rows.append([kind, *names, *(f"{v:.1f}" for v in places[item.id]), near, ""])
+    return csv_text(["kind", "truth_id", "predicted_id", "z_nm", "y_nm", "x_nm", "distance_nm", "iou"], rows)
 
 
 def replace_file(path: Path, content: bytes) -> None:

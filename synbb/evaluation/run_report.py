@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from synbb.evaluation.page import document, number
-from synbb.evaluation.report import SCHEMA_VERSION, csv_text, prepare_folder, replace_file
+from synbb.evaluation.report import CASES, SCHEMA_VERSION, csv_text, write_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,19 +52,12 @@ def write_run_scores(folder: Path, result: Mapping[str, Any], cases: Cases | Non
         cases: what was scored, one by one.
 
     Raises:
-        SynbbError: a file is where the folder should be.
+        SynbbError: a file is where the folder should be, or files in the folder are not those of an evaluation.
         RunEnded: the disk is full.
     """
-    where = prepare_folder(folder)
-    # Files of another evaluation would not fit.
-    for stale in (where / "objects.csv", where / "cases.csv", *where.glob("section_*.png")):
-        stale.unlink(missing_ok=True)
     stated = {"schema_version": SCHEMA_VERSION, **result}
-    text = json.dumps(stated, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    replace_file(where / "scores.json", text.encode())
-    if cases is not None:
-        replace_file(where / "cases.csv", csv_text(*cases).encode())
-    replace_file(where / "report.html", run_page(stated, cases).encode())
+    files = {} if cases is None else {CASES: csv_text(*cases).encode()}
+    write_files(folder, stated, run_page(stated, cases), files)
 
 
 def run_page(result: Mapping[str, Any], cases: Cases | None = None) -> str:

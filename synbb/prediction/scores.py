@@ -9,6 +9,7 @@ from typing import Any
 
 from synbb import __version__
 from synbb.errors import SynbbError
+from synbb.evaluation.report import prepare_folder
 from synbb.evaluation.run_report import write_run_scores
 from synbb.prediction.trained import Trained, device_named
 from synbb.pruning.resampling import interval
@@ -43,7 +44,7 @@ def evaluate_run(
         What ``scores.json`` holds.
 
     Raises:
-        SynbbError: no such run, weights or split.
+        SynbbError: no such run, weights or split, or a place that is no folder for a report.
         RunEnded: the disk is full.
     """
     if split not in SPLITS:
@@ -51,6 +52,7 @@ def evaluate_run(
     trained = Trained.open(run_path, which, allow_unfinished=allow_unfinished)
     run, place = trained.run, device_named(device)
     task = make_task(trained.config)
+    prepare_folder(output)  # now: what is in the way would be told after all the work else
     notes: list[str] = []
     cases: Table | None = None
     try:

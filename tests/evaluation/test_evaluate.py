@@ -171,6 +171,26 @@ def test_a_second_evaluation_replaces_the_first(volumes, tmp_path):
     assert not list((tmp_path / "r").glob("section_*.png"))
 
 
+def test_an_evaluation_without_objects_removes_the_table_of_an_earlier_one(volumes, objects, tmp_path):
+    evaluate_volumes(**volumes, objects=objects, output=tmp_path / "r")
+    (tmp_path / "r" / "cases.csv").write_text("of a run that was scored here")
+    (tmp_path / "r" / "notes.txt").write_text("mine")
+    evaluate_volumes(**volumes, output=tmp_path / "r")
+    left = {file.name for file in (tmp_path / "r").iterdir()}
+    assert {name for name in left if not name.startswith("section_")} == {"scores.json", "report.html", "notes.txt"}
+
+
+@pytest.mark.parametrize("name", ["section_0000.png", "objects.csv", "cases.csv", "report.html", "scores.json"])
+def test_files_that_no_evaluation_wrote_are_neither_replaced_nor_removed(name, volumes, objects, tmp_path, monkeypatch):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / name).write_text("[1, 2]")
+    monkeypatch.setattr("synbb.evaluation.evaluate.score_volumes", None)  # it is told before anything is scored
+    with pytest.raises(SynbbError, match=f"holds {name}, which a report would replace, and no scores.json of an earl"):
+        evaluate_volumes(**volumes, objects=objects, output=tmp_path / "r")
+    assert [file.name for file in (tmp_path / "r").iterdir()] == [name]
+    assert (tmp_path / "r" / name).read_text() == "[1, 2]"
+
+
 def test_a_file_where_the_report_should_go_is_refused(volumes, tmp_path):
     (tmp_path / "r").write_text("mine")
     with pytest.raises(SynbbError, match="is a file"):

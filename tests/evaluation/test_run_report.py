@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from synbb.evaluation.run_report import run_page
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from synbb.errors import SynbbError
+from synbb.evaluation.run_report import run_page, write_run_scores
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RESULT = {
     "synbb_version": "0",
@@ -34,3 +43,18 @@ def test_what_was_decided_is_told_in_words() -> None:
 
 def test_a_task_that_decides_nothing() -> None:
     assert "<dt>Decision</dt><dd>none</dd>" in run_page(RESULT | {"decision": {}})
+
+
+def test_cases_are_written_and_go_with_the_next_report(tmp_path: Path) -> None:
+    write_run_scores(tmp_path, RESULT, (["file", "wer"], [["a.wav", "0.5"]]))
+    assert (tmp_path / "cases.csv").read_text() == "file,wer\na.wav,0.5\n"
+    assert json.loads((tmp_path / "scores.json").read_text()) == {"schema_version": 1, **RESULT}
+    write_run_scores(tmp_path, RESULT)
+    assert {file.name for file in tmp_path.iterdir()} == {"scores.json", "report.html"}
+
+
+def test_sections_in_the_folder_stay(tmp_path: Path) -> None:
+    (tmp_path / "section_0001.png").write_bytes(b"mine")
+    with pytest.raises(SynbbError, match=r"holds section_0001.png, which a report would replace"):
+        write_run_scores(tmp_path, RESULT)
+    assert (tmp_path / "section_0001.png").read_bytes() == b"mine"
