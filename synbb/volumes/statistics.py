@@ -140,7 +140,13 @@ def tissue_mask(block: Voxels, tile: int = TILE, tolerance: float = 0.0) -> npt.
     down, across = -(-rows // tile), -(-columns // tile)
     filled = np.pad(block, ((0, 0), (0, down * tile - rows), (0, across * tile - columns)), mode="edge")
     tiles = filled.reshape(depth, down, tile, across, tile)
-    varied: npt.NDArray[np.bool_] = tiles.max(axis=(2, 4)) - tiles.min(axis=(2, 4)) > tolerance
+    highest, lowest = tiles.max(axis=(2, 4)), tiles.min(axis=(2, 4))
+    varied: npt.NDArray[np.bool_]
+    if block.dtype.kind == "i":  # a range that wraps round in its own type fits the unsigned one
+        unsigned = np.dtype(f"u{block.dtype.itemsize}")
+        varied = highest.astype(unsigned) - lowest.astype(unsigned) > tolerance
+    else:
+        varied = highest - lowest > tolerance
     return varied.repeat(tile, axis=1).repeat(tile, axis=2)[:, :rows, :columns]
 
 

@@ -53,6 +53,25 @@ def test_the_result_does_not_depend_on_the_chunks(tmp_path):
     assert results[0] == results[1] == results[2]
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8", "uint64"])
+def test_a_tile_that_holds_both_ends_of_its_type_is_no_blank_one(dtype):
+    ends = np.iinfo(dtype)
+    block = np.zeros((1, 16, 48), dtype)
+    block[0, 3, 4], block[0, 3, 5] = ends.min, ends.max
+    block[0, 9, 20] = 1 if ends.min == 0 else -1
+    found = tissue_mask(block, 16)
+    assert found[:, :, :32].all()
+    assert not found[:, :, 32:].any()
+    assert not tissue_mask(block, 16, tolerance=1.0)[:, :, 16:].any()
+
+
+def test_signed_bytes_are_normalised_as_the_same_unsigned_ones(make):
+    grey = np.random.default_rng(0).normal(128, 45, (2, 96, 96)).clip(0, 255).astype(np.uint8)
+    signed = (grey.astype(np.int16) - 128).astype(np.int8)
+    one, other = measure_normalisation(make("ours", grey)), measure_normalisation(make("hdf5_plain", signed))
+    assert (other.low, other.high) == (one.low - 128, one.high - 128)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 40)), st.integers(0, 10**6))
 def test_tissue_mask_follows_the_definition(shape, seed):
