@@ -13,7 +13,7 @@ from synbb.volumes.volume import Volume
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from synbb.volumes.ome import OmeImage
+    from synbb.volumes.ome import OmeImage, OmeLevel
 
 
 def volume_of(path: str, storage: Storage, size: Nanometres | None, offset: Nanometres | None) -> Volume:
@@ -39,18 +39,16 @@ def volume_of_levels(
         path: as given, for messages.
         image: names of the stored axes, voxel sizes and offsets of the levels.
         storages: of the levels.
-        size: overrules the finest level's voxel size; the others keep their ratio to it.
+        size: overrules the finest level's voxel size; the others keep their ratio to it, and their place.
         attributes: metadata of the file, of which ours are kept.
 
     Raises:
         SynbbError: no voxel size.
     """
     volumes = []
-    for level, storage, voxel_size in zip(image.levels, storages, _sizes(path, image, size), strict=True):
-        offset = level.offset
-        if level.voxel_size is None:  # stated in voxels
-            oz, oy, ox = (o * v for o, v in zip(level.offset, voxel_size, strict=True))
-            offset = (oz, oy, ox)
+    sizes = _sizes(path, image, size)
+    for level, storage, voxel_size in zip(image.levels, storages, sizes, strict=True):
+        offset = _offset(image, level, voxel_size, sizes[0])
         volumes.append(replace(volume_of(path, storage, voxel_size, offset), stored_axes=image.axes, unit=image.unit))
     return with_metadata(replace(volumes[0], coarser=tuple(volumes[1:])), attributes)
 
@@ -59,6 +57,22 @@ def with_metadata(volume: Volume, attributes: Mapping[str, Any]) -> Volume:
     """The volume carrying our part (``synbb``) of a file's metadata."""
     ours = attributes.get("synbb")
     return volume.with_attributes(ours) if isinstance(ours, dict) else volume
+
+
+def _offset(image: OmeImage, level: OmeLevel, size: Nanometres, finest: Nanometres) -> Nanometres:
+    """Centre of a level's first voxel, nm, where ``size`` and ``finest`` are its voxel size and that of the finest."""
+    first = image.levels[0]
+    if level.voxel_size is None or first.voxel_size is None:  # stated in voxels
+        z, y, x = (o * v for o, v in zip(level.offset, size, strict=True))
+    elif level is not first and level.offset == first.offset and not image.placed:
+        z, y, x = (o + (v - f) / 2 for o, v, f in zip(first.offset, size, finest, strict=True))
+    else:  # as far from the finest, in voxels, as is stated
+        apart = [
+            (a - b) * (f / v - 1)
+            for a, b, f, v in zip(level.offset, first.offset, finest, first.voxel_size, strict=True)
+        ]
+        z, y, x = (o + more for o, more in zip(level.offset, apart, strict=True))
+    return z, y, x
 
 
 def _sizes(path: str, image: OmeImage, size: Nanometres | None) -> list[Nanometres]:

@@ -55,12 +55,17 @@ class OmeLevel:
 
 @dataclass(frozen=True)
 class OmeImage:
-    """A multiscale image: names of all its axes, and its levels with the finest first."""
+    """A multiscale image: names of all its axes, and its levels with the finest first.
+
+    ``placed`` is whether each level's offset is its own. Many OME-Zarr state one translation, or none, for all their
+    levels: those that have the finest one's are taken to share its corner.
+    """
 
     version: str
     axes: tuple[str, ...]
     levels: tuple[OmeLevel, ...]
     unit: str = "nm"
+    placed: bool = True
 
 
 def image_metadata(name: str, levels: Sequence[OmeLevel], version: str = VERSION) -> dict[str, Any]:
@@ -116,7 +121,7 @@ def read_image(attributes: Mapping[str, Any], where: str) -> OmeImage | None:
         ) from error
     if not levels:
         raise SynbbError(f"{where}: its OME-Zarr metadata lists no dataset; name the array with dataset=")
-    return OmeImage(version, axes, levels, _unit(image.get("axes") or ()))
+    return OmeImage(version, axes, levels, _unit(image.get("axes") or ()), placed=False)
 
 
 def _unit(axes: Sequence[Any]) -> str:

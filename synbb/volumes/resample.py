@@ -1,7 +1,8 @@
 """A volume seen at a working voxel size, block by block, and the way back to the input's voxels.
 
 Input voxel ``s`` covers [s, s + 1) and working voxel ``w`` covers [w f, (w + 1) f), where f is the scale:
-both grids share the corner of the volume. Pyramid levels are taken to share it too.
+both grids share the corner of the volume. A pyramid level that begins elsewhere (precomputed can), or ends before the
+volume does (where a last odd voxel was dropped), is passed over.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from synbb.volumes.box import Box, Nanometres, Triple, triple
 from synbb.volumes.quick import quickly
 from synbb.volumes.storage import check_voxel_size
 from synbb.volumes.taps import Floats, Taps, linear_taps, resample_taps
-from synbb.volumes.volume import Volume, level_factor
+from synbb.volumes.volume import Volume, level_factor, share_corner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EDGE = 1e-6  # voxels; guards ceil and floor against rounding
+APART = 0.25
+"""Level-0 voxels by which the corner of a level may be off: translations are written with few digits."""
 ALIKE = 0.1
 """Relative difference of voxel sizes that may be the same ones, in another order."""
 SLAB = 1 << 20
@@ -251,7 +254,7 @@ def _choose_level(volume: Volume, wanted: Nanometres, tolerance: float, *, resam
         if not same_z and not resample_z:
             continue
         # The finest level serves everything; a coarser one only what is at least as coarse.
-        if level is volume or all(r >= 1 - tolerance for r in ratios):
+        if level is volume or (all(r >= 1 - tolerance for r in ratios) and _covers(volume, level, tolerance)):
             best = level
     if best is None:
         stored = "; ".join(f"{_text(level.voxel_size)} nm" for level in volume.levels)
@@ -260,6 +263,12 @@ def _choose_level(volume: Volume, wanted: Nanometres, tolerance: float, *, resam
             f"stored are {stored}, which differs by more than {tolerance:.0%}; {_remedy(volume.voxel_size, wanted)}"
         )
     return best
+
+
+def _covers(volume: Volume, level: Volume, tolerance: float) -> bool:
+    """Whether a coarser level begins where the finest does, and reaches its end."""
+    ends = zip(level.shape, level_factor(volume, level, tolerance), volume.shape, strict=True)
+    return share_corner(volume, level, APART) and all(ceil(n * f) >= whole for n, f, whole in ends)
 
 
 def _remedy(stored: Nanometres, wanted: Nanometres) -> str:

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from synbb.errors import SynbbError
-from synbb.volumes import Box, WorkingView, create_volume, upsample_to_source, upsampling_support
+from synbb.volumes import Box, WorkingView, create_volume, open_volume, upsample_to_source, upsampling_support
+from synbb.volumes.convert import convert
 from synbb.volumes.pyramid import build_pyramid
 
 SIZE = (50.0, 4.0, 4.0)
@@ -213,3 +215,58 @@ def test_constant_stays_constant_there_and_back(make):
     down = view.read(view.box)
     assert down == pytest.approx(200, abs=1e-4)
     assert upsample_to_source(down, view.box, volume.box, view.scale, view.shape) == pytest.approx(200, abs=1e-3)
+
+
+def ramp(path, shape, voxel_size, offset=(0, 0, 0)):
+    """A volume along whose x the values are the positions of the voxels."""
+    out = create_volume(path, shape=shape, dtype="float32", voxel_size=voxel_size, offset=offset)
+    out.write(out.box, np.broadcast_to(np.arange(shape[2], dtype=np.float32), shape).copy())
+    return out.volume
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_levels_that_begin_beside_the_volume_are_passed_over(tmp_path, factor):
+    pytest.importorskip("tensorstore", reason="the extra 'remote' (tensorstore) is not installed")
+    ramp(tmp_path / "r.zarr", (4, 140, 270), SIZE, (25, 2, 4 * 7 + 2))  # its corner lies at the seventh voxel
+    shifted = convert(tmp_path / "r.zarr", f"precomputed://{tmp_path / 'p'}", pyramid=True)
+    view = WorkingView(shifted, (50, 4 * factor, 4 * factor))
+    assert view.volume is shifted
+    assert view.read(Box((0, 0, 10), (1, 1, 12))).ravel() == pytest.approx(
+        [10 * factor + (factor - 1) / 2, 11 * factor + (factor - 1) / 2]
+    )
+    even = ramp(tmp_path / "e.zarr", (4, 140, 270), SIZE, (25, 2, 4 * 8 + 2))
+    kept = convert(even.path, f"precomputed://{tmp_path / 'q'}", pyramid=True)
+    assert WorkingView(kept, (50, 4 * factor, 4 * factor)).volume is not kept
+
+
+def test_levels_without_a_place_of_their_own_share_the_corner(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 255, (2, 64, 64), np.uint8)
+    for number, steps in enumerate(([], [{"type": "translation", "translation": [0, 100, 200]}])):
+        path = tmp_path / f"{number}.zarr"
+        plain_pyramid(path, [grey, grey[:, ::2, ::2]], steps)
+        volume = open_volume(path)
+        assert WorkingView(volume, (50, 8, 8)).volume is volume.levels[1]
+        assert volume.levels[1].offset == tuple(a + b for a, b in zip(volume.offset, (0, 2, 2), strict=True))
+
+
+@pytest.mark.parametrize(("rows", "level"), [(64, 1), (65, 0), (66, 1)])
+def test_levels_that_end_before_the_volume_are_passed_over(tmp_path, rows, level):
+    grey = np.random.default_rng(0).integers(0, 255, (2, rows, 64), np.uint8)
+    plain_pyramid(tmp_path / "f.zarr", [grey, grey[:, : rows // 2 * 2 : 2, ::2]], [])
+    volume = open_volume(tmp_path / "f.zarr")
+    view = WorkingView(volume, (50, 8, 8))
+    assert view.volume is volume.levels[level]
+    assert view.shape == (2, -(-rows // 2), 32)
+    view.read(view.box)
+
+
+def plain_pyramid(path, arrays, steps):
+    """An OME-Zarr 0.4 whose levels state a scale and ``steps`` alone."""
+    group = zarr.open_group(str(path), mode="w", zarr_format=2)
+    datasets = []
+    for number, array in enumerate(arrays):
+        group.create_array(str(number), data=array)
+        scale = {"type": "scale", "scale": [50, 4 * 2**number, 4 * 2**number]}
+        datasets.append({"path": str(number), "coordinateTransformations": [scale, *steps]})
+    axes = [{"name": name, "type": "space", "unit": "nanometer"} for name in "zyx"]
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": datasets}]

@@ -123,6 +123,16 @@ def test_given_voxel_size_overrules_and_levels_keep_their_ratio(tmp_path):
     path = image(tmp_path / "a.zarr", [(4, 8, 8), (4, 4, 4)], scales=[[50, 4, 4], [50, 8, 8]])
     volume = open_volume(path, voxel_size=(40, 5, 5))
     assert [level.voxel_size for level in volume.levels] == [(40, 5, 5), (40, 10, 10)]
+    assert volume.levels[1].offset == (0, 2.5, 2.5)
+
+
+def test_given_voxel_size_moves_the_levels_with_it(tmp_path):
+    scales, translations = [[50, 4, 4], [50, 8, 8]], [[100, 40, 80], [100, 42, 82]]
+    path = image(tmp_path / "a.zarr", [(4, 8, 8), (4, 4, 4)], scales=scales, translations=translations)
+    volume = open_volume(path, voxel_size=(40, 5, 5))
+    assert volume.offset == (100, 40, 80)
+    assert volume.levels[1].offset == pytest.approx((100, 42.5, 82.5))
+    assert [level.offset for level in open_volume(path).levels] == [(100, 40, 80), (100, 42, 82)]
 
 
 def test_bioformats_layout(tmp_path):
