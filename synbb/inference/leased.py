@@ -38,6 +38,7 @@ from synbb.inference.ledger import (
     workers_folder,
 )
 from synbb.inference.output import NoDataReport, complete, remove_partial, reopen
+from synbb.inference.ownership import check_ownership
 from synbb.inference.pipeline import threads_beside
 
 if TYPE_CHECKING:
@@ -217,8 +218,8 @@ def join(prediction: Prediction, worker: str, expiry: float) -> tuple[WritableVo
     the output is renamed into place from a folder of this worker, which fails where there is one already.
 
     Raises:
-        SynbbError: the output is no prediction, of another plan or batch, half created, or being written by a process
-            without leases.
+        SynbbError: the output is no prediction or not the ledger's, of another plan or batch, half created, or being
+            written by a process without leases.
         RunEnded: the disk is full.
     """
     output, fields = Path(prediction.output), prediction.work.plan.fields()
@@ -231,6 +232,8 @@ def join(prediction: Prediction, worker: str, expiry: float) -> tuple[WritableVo
         _link_new(folder, ledger, worker, first_lines(fields))
     _refuse_locked(ledger)
     told, marks = read_marks(output)
+    if exists(output):
+        check_ownership(output, ledger, told)
     check_plan(output, told, fields)
     if not is_created(output):
         raise SynbbError(

@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from synbb.errors import RunEnded, SynbbError, disk_errors, make_folder
 from synbb.inference.blocks import fingerprint
+from synbb.inference.ownership import check_ownership
 from synbb.volumes.box import Box
 
 if TYPE_CHECKING:
@@ -151,8 +152,9 @@ class Ledger:
     """The open ledger of one output; one process at a time holds it. Use as a context manager.
 
     Raises:
-        SynbbError: on opening, when the output belongs to none that is known, when its plan has
-            changed (the message names what), when the ledger is damaged, or when another process is writing.
+        SynbbError: on opening, when the output belongs to none that is known or is not the one that the ledger was
+            begun for, when its plan has changed (the message names what), when the ledger is damaged, or when another
+            process is writing.
         RunEnded: the disk is full.
     """
 
@@ -230,6 +232,7 @@ class Ledger:
             raise SynbbError(
                 f"{self.output}: exists, and its ledger {self.path.name} is empty; remove both, or choose another name"
             )
+        check_ownership(self.output, self.path, state.header["plan"])
         if state.header["plan"] != fields and not state.marks and not _worker_files(self.output):
             return self._begin(fields)  # it ended before its first block: nothing would be lost, or mixed in
         check_plan(self.output, state.header["plan"], fields)
@@ -342,6 +345,7 @@ def finished_marks(output: str | Path, fields: Mapping[str, Any]) -> dict[int, M
     if not begun(Path(output)):
         return {}
     begun_with, marks = read_marks(output)
+    check_ownership(Path(output), ledger_path(output), begun_with)
     if marks:
         check_plan(output, begun_with, fields)
     return marks

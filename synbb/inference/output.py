@@ -81,7 +81,7 @@ def open_output(
             shards=shards,
             attributes={**attributes, COMPLETE: False},
             empty_chunks=empty_chunks,
-            overwrite=True,  # the ledger is ours and knows of no output: what is there is a creation cut short
+            overwrite=True,  # what is there was found to be ours, of a plan without marks or a creation cut short
         )
 
 
@@ -123,6 +123,8 @@ def complete(output: WritableVolume, marks: Mapping[int, Mark]) -> NoDataReport:
     if output.attributes.get(COMPLETE) is not True:
         if any(report.voxels):
             _write_no_data(output, report)
+        else:
+            no_data_path(output.path).unlink(missing_ok=True)  # of an output that was here before
         output.set_attributes({COMPLETE: True, NO_DATA: report.whole})
     return report
 

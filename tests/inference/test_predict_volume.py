@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+import zarr
 from random_networks import VOXEL, geometry, random_unet, random_volume
 from torch import nn
 
@@ -18,7 +20,9 @@ from synbb.errors import RunEnded, SynbbError
 from synbb.inference import predict_array, predict_volume, verify_output
 from synbb.inference.block_work import BlockInput, BlockWork
 from synbb.inference.drivers import LocalDriver
+from synbb.inference.leased import LeasedDriver
 from synbb.inference.ledger import ledger_path, read_marks
+from synbb.inference.output import no_data_path
 from synbb.volumes.box import Box
 from synbb.volumes.opening import open_volume
 from synbb.volumes.statistics import Normalisation
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from synbb.inference.blocks import Block
-    from synbb.inference.drivers import Prediction
+    from synbb.inference.drivers import Driver, Prediction
     from synbb.inference.ledger import Ledger
     from synbb.inference.predictor import PredictionSummary
     from synbb.volumes.volume import Volume
@@ -281,6 +285,64 @@ def test_what_lies_at_the_output_already_is_not_touched(raw: Volume, tmp_path: P
         predict(raw, tmp_path / "out.zarr")
     assert open_volume(stranger.path).shape == (2, 2, 2)
     assert not ledger_path(tmp_path / "out.zarr").exists()
+
+
+@pytest.mark.parametrize("driver", [None, LeasedDriver()])
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("kind", ["raw", "probabilities"])
+def test_another_volume_beside_a_ledger_that_was_left_is_not_touched(
+    raw: Volume, tmp_path: Path, driver: Driver | None, finished: bool, kind: str
+) -> None:
+    out = tmp_path / "out.zarr"
+    predict(raw, out, driver=driver)
+    if not finished:  # a process that ended before its first block
+        whole = ledger_path(out).read_bytes()
+        ledger_path(out).write_bytes(whole[: whole.index(b"\n") + 1])
+    shutil.rmtree(out)
+    mine = create_volume(
+        out, shape=(9, 50, 61), dtype="uint8", voxel_size=VOXEL, attributes={"kind": kind, "model_sha256": "1" * 64}
+    )
+    mine.write(mine.box, np.full(mine.shape, 7, np.uint8))
+    before = ledger_path(out).read_bytes()
+    for options in ({"driver": driver}, {"driver": driver, "dtype": "float32"}, {"dry_run": True}):
+        with pytest.raises(SynbbError, match=r"is not the prediction that out.zarr.ledger.jsonl was begun for \("):
+            predict(raw, out, **options)
+    assert ledger_path(out).read_bytes() == before
+    assert (open_volume(out).read(mine.box) == 7).all()
+
+
+def test_a_folder_of_other_things_beside_a_ledger_that_was_left_is_not_touched(raw: Volume, tmp_path: Path) -> None:
+    out = tmp_path / "out.zarr"
+    predict(raw, out)
+    shutil.rmtree(out)
+    zarr.create_array(str(out / "volumes/raw"), shape=(2, 2, 2), dtype="uint8")[:] = 7
+    zarr.open_group(str(out), mode="a")
+    with pytest.raises(SynbbError, match="it holds volumes"):
+        predict(raw, out)
+    assert zarr.open_array(str(out / "volumes/raw"), mode="r")[0, 0, 0] == 7
+
+
+def test_a_creation_that_was_cut_short_is_made_anew(raw: Volume, tmp_path: Path) -> None:
+    out = tmp_path / "out.zarr"
+    predict(raw, out)
+    whole = ledger_path(out).read_bytes()
+    ledger_path(out).write_bytes(whole[: whole.index(b"\n") + 1])
+    shutil.rmtree(out / "0")
+    assert predict(raw, out).skipped == 0
+    assert np.abs(open_volume(out).read(raw.box) - expected(raw)).max() <= 0.5 + 1e-3
+
+
+def test_the_report_of_missing_sections_goes_with_its_output(raw: Volume, tmp_path: Path) -> None:
+    gaps = create_volume(tmp_path / "gaps.zarr", shape=raw.shape, dtype="uint8", voxel_size=VOXEL)
+    values = raw.read(raw.box)
+    values[4] = 0
+    gaps.write(gaps.box, values)
+    out = tmp_path / "out.zarr"
+    predict(gaps.volume, out)
+    assert no_data_path(out).is_file()
+    shutil.rmtree(out)
+    predict(raw, out)
+    assert not no_data_path(out).exists()
 
 
 @pytest.mark.parametrize(
