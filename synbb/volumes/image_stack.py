@@ -189,7 +189,8 @@ def open_folder(path: str) -> StackStorage:
     """A folder of sections, one image a file.
 
     Raises:
-        SynbbError: a section that is no grey image, cannot be read, or differs in shape or type from the first.
+        SynbbError: a section that is no grey image or has a palette, cannot be read, or differs in shape or type from
+            the first.
     """
     files = section_files(Path(path))
     _tell_gaps(path, files)
@@ -250,6 +251,7 @@ def _tiff_section(file: Path) -> Section:
             )
         page = tiff.pages[0]
         _check_grey(file, page.shape)
+        _check_no_palette(str(file), _page_palette(page))
         rows, columns = page.shape
         dtype = np.dtype(page.dtype).newbyteorder(tiff.byteorder)
         run = page.is_contiguous and page.is_memmappable
@@ -260,6 +262,8 @@ def _png_section(file: Path) -> Section:
     with _open_image(str(file)) as image:
         sample = np.asarray(image.crop((0, 0, 1, 1)))
         _check_grey(file, (image.height, image.width, *sample.shape[2:]))
+        colours = image.getpalette("RGB") if image.mode == "P" else None
+        _check_no_palette(str(file), None if colours is None else np.array(colours).reshape(-1, 3))
         return Section(str(file), (image.height, image.width), sample.dtype)
 
 
@@ -270,11 +274,27 @@ def _check_grey(file: Path, shape: tuple[int, ...]) -> None:
         )
 
 
+def _page_palette(page: Any) -> Voxels | None:
+    """Colours (n, 3) of 8 bits that the values of a TIFF page stand for, None where they are grey values."""
+    if page.photometric != tifffile.PHOTOMETRIC.PALETTE or page.colormap is None:
+        return None
+    return np.asarray(page.colormap).T >> 8
+
+
+def _check_no_palette(file: str, palette: Voxels | None) -> None:
+    """Refuse values that are places in a table of colours, unless each place holds the grey of its own number."""
+    if palette is not None and (palette != np.arange(len(palette))[:, None]).any():
+        raise SynbbError(
+            f"{file}: its pixels are places in a palette of {len(palette)} colours, not grey values; convert the "
+            "images to grey (8 or 16 bits without a palette)"
+        )
+
+
 def open_multipage(path: str) -> StackStorage:
     """One TIFF file of many pages.
 
     Raises:
-        SynbbError: not one series of equal grey pages, or unreadable.
+        SynbbError: not one series of equal grey pages without a palette, or unreadable.
     """
     try:
         with tifffile.TiffFile(path) as tiff:
@@ -307,6 +327,7 @@ def _page_sections(tiff: tifffile.TiffFile, path: str) -> list[Section]:
             f"{path}: axes {series.axes} of shape {tuple(series.shape)} are no volume; a TIFF file of grey sections "
             "(z, y, x) is read, or a folder of single sections"
         )
+    _check_no_palette(path, _page_palette(tiff.pages[0]))
     depth, (rows, columns) = prod(leading), plane
     if depth == 1:
         raise SynbbError(f"{path}: a single page is one section; give the folder that holds all sections")

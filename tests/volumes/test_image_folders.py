@@ -212,3 +212,40 @@ def test_missing_numbers_are_told(tmp_path):
 @pytest.mark.filterwarnings("error")
 def test_numbers_that_do_not_count_sections_are_left_alone(tmp_path, names):
     assert open_volume(sections(tmp_path / "s", names), voxel_size=SIZE).shape[0] == len(names)
+
+
+GREY = np.array([[10, 200, 90], [200, 90, 10]], np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["png", "tif", "pages"])
+def test_places_in_a_palette_are_no_grey_values(tmp_path, kind):
+    folder = tmp_path / "s"
+    folder.mkdir()
+    greys, places = np.unique(GREY, return_inverse=True)
+    places = places.reshape(GREY.shape).astype(np.uint8)
+    if kind == "png":
+        image = Image.fromarray(places, "P")
+        image.putpalette([value for grey in greys.tolist() for value in (grey, grey, grey)])
+        image.save(folder / "0.png")
+    else:
+        colours = np.zeros((3, 256), np.uint16)
+        colours[:, : len(greys)] = greys * np.uint16(257)
+        stored = places if kind == "tif" else np.stack([places, places])
+        tifffile.imwrite(folder / "0.tif", stored, photometric="palette", colormap=colours)
+    with pytest.raises(SynbbError, match=r"0\.(png|tif): its pixels are places in a palette of \d+ colours.*to grey"):
+        open_volume(folder / "0.tif" if kind == "pages" else folder, voxel_size=SIZE)
+
+
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_a_palette_of_all_greys_in_order_changes_nothing(tmp_path, kind):
+    folder = tmp_path / "s"
+    folder.mkdir()
+    if kind == "png":
+        image = Image.fromarray(GREY, "P")
+        image.putpalette([value for grey in range(256) for value in (grey, grey, grey)])
+        image.save(folder / "0.png")
+    else:
+        ramp = np.broadcast_to(np.arange(256, dtype=np.uint16) * 257, (3, 256))
+        tifffile.imwrite(folder / "0.tif", GREY, photometric="palette", colormap=ramp)
+    volume = open_volume(folder, voxel_size=SIZE)
+    assert (volume.read(volume.box)[0] == GREY).all()
