@@ -23,7 +23,7 @@ from synbb.inference.splitting import SplitComponents, Splitter, split_component
 from synbb.volumes.box import Box, Triple, triple
 from synbb.volumes.kinds import check_finished, check_use
 from synbb.volumes.storage import default_grid
-from synbb.volumes.writing import WritableVolume, check_zarr_name, create_volume, is_zarr
+from synbb.volumes.writing import WritableVolume, check_zarr_name, create_volume, holds, is_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -236,6 +236,8 @@ def _check_targets(probabilities: Volume, target: Path, table: Path, *, overwrit
     check_zarr_name(target)
     if target.resolve() == Path(probabilities.path).resolve():
         raise SynbbError(f"{target} is the input itself; give another output")
+    if holds(target, probabilities):
+        raise SynbbError(f"{target} holds the input {probabilities.path}, or is a part of it; give another output")
     for path in (target, table):
         if path.exists() and not overwrite:
             raise SynbbError(f"{path} exists; choose another output, remove it, or say --overwrite")

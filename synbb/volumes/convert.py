@@ -14,6 +14,7 @@ import numpy as np
 
 from synbb.errors import SynbbError, disk_errors, make_folder
 from synbb.volumes.box import Box, Nanometres, Triple, triple
+from synbb.volumes.hdf5_storage import split_dataset
 from synbb.volumes.image_stack import StackStorage
 from synbb.volumes.ome import VERSION
 from synbb.volumes.opening import open_volume
@@ -21,7 +22,7 @@ from synbb.volumes.precomputed import CHUNK, SHIFT, Scale, Target, check_dtype, 
 from synbb.volumes.pyramid import Progress, build_pyramid, coarsen, holds_labels, plan_levels, pyramid_blocks
 from synbb.volumes.storage import Voxels, default_shards
 from synbb.volumes.stores import is_remote, split_kind
-from synbb.volumes.writing import WritableVolume, check_zarr_name, clear_target, create_volume, is_volume
+from synbb.volumes.writing import WritableVolume, check_zarr_name, clear_target, create_volume, holds, is_volume
 
 if TYPE_CHECKING:
     from synbb.volumes.volume import Volume
@@ -57,12 +58,12 @@ def convert(
         pyramid: add coarser levels: means, or for labels the most frequent value.
         chunks: voxels of a chunk.
         shards: voxels of a shard.
-        overwrite: replace a zarr or precomputed volume at ``dst``.
+        overwrite: replace a zarr or precomputed volume at ``dst``, which may be the source if that is all of it.
         ome_version: of an OME-Zarr: 0.5 (zarr v3), the default, or 0.4 (zarr v2).
         progress: told (blocks done, blocks in all).
 
     Raises:
-        SynbbError: unreadable source, missing voxel size, or ``dst`` exists.
+        SynbbError: unreadable source, missing voxel size, or ``dst`` exists, or holds the source as a part.
         RunEnded: the disk is full.
     """
     kind, place = split_kind(str(dst))
@@ -73,6 +74,10 @@ def convert(
         check_zarr_name(target)
     _check_target(target, overwrite=overwrite)
     source = open_volume(src, dataset=dataset, voxel_size=voxel_size)
+    if holds(target, source) and not _is_all_of(target, source, str(src), dataset):
+        raise SynbbError(
+            f"{dst}: holds the source {source.path} beside other things, which would be removed; choose another name"
+        )
     if kind == "precomputed":
         if shards is not None:
             raise SynbbError(f"{dst}: precomputed volumes are written without shards; leave them out")
@@ -157,6 +162,13 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
     if overwrite and is_volume(target):
         return
     clear_target(target, overwrite=overwrite)
+
+
+def _is_all_of(target: Path, source: Volume, src: str, dataset: str | None) -> bool:
+    """Whether the source is the whole volume at ``target``, named as such: that may be rewritten in its place."""
+    file, inner = split_dataset(split_kind(src)[1], dataset)
+    at = Path(getattr(source.storage, "path", source.path)).resolve()
+    return (Path(file) / (inner or "")).resolve() == target.resolve() and target.resolve() in (at, at.parent)
 
 
 @contextmanager

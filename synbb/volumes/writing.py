@@ -293,6 +293,13 @@ def check_zarr_name(where: Path) -> None:
         raise SynbbError(f"{where}: what is written here is OME-Zarr, in a folder; give a name such as out.zarr")
 
 
+def holds(target: Path, volume: Volume) -> bool:
+    """Whether what is stored of ``volume`` lies at ``target`` or below, so that replacing that would remove it."""
+    where = target.resolve()
+    stored = [Path(getattr(level.storage, "path", level.path)).resolve() for level in volume.levels]
+    return any(where == each or where in each.parents for each in stored)
+
+
 def is_volume(where: Path) -> bool:
     """Whether the folder holds a zarr or a precomputed volume."""
     return is_zarr(where) or is_precomputed_folder(where)

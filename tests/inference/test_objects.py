@@ -190,6 +190,15 @@ def test_only_our_kind_of_output_is_overwritten(tmp_path):
     assert (tmp_path / "o.csv").read_text() == "mine"
 
 
+@pytest.mark.parametrize(("source", "target"), [("p.zarr:0", "p.zarr"), ("p.zarr/0", "p.zarr"), ("p.zarr", "p.zarr/0")])
+def test_an_output_that_holds_the_input_is_refused(tmp_path, source, target):
+    volume = write(tmp_path / "p.zarr", blobs())
+    array = open_volume(f"{tmp_path}/{source}")
+    with pytest.raises(SynbbError, match=r"zarr(/0)? holds the input .*give another output"):
+        segment(array, tmp_path / target, threshold=0.5, overwrite=True)
+    np.testing.assert_array_equal(open_volume(tmp_path / "p.zarr").read(volume.box), volume.read(volume.box))
+
+
 def test_a_full_disk_ends_the_run_and_leaves_what_was_there(tmp_path, monkeypatch):
     volume = write(tmp_path / "p.zarr", blobs())
     segment(volume, tmp_path / "o.zarr")

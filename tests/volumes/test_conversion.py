@@ -212,6 +212,32 @@ def test_a_zarr_can_be_rewritten_in_place(make, grey, tmp_path):
     assert (found.read(found.box) == grey).all()
 
 
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("v.zarr:raw", "v.zarr"),
+        ("v.zarr/raw", "v.zarr"),
+        ("v.zarr", "v.zarr"),
+        ("v.zarr:volumes/raw", "v.zarr/volumes"),
+    ],
+)
+def test_what_lies_beside_the_source_is_not_replaced(tmp_path, grey, source, target):
+    arrays = ("raw", "clefts", "volumes/raw")
+    for name in arrays:
+        array = zarr.create_array(str(tmp_path / "v.zarr" / name), shape=grey.shape, dtype="uint8")
+        array[:] = grey
+        array.attrs["resolution"] = [50, 4, 6]
+    for group in ("v.zarr", "v.zarr/volumes"):
+        zarr.open_group(str(tmp_path / group), mode="a")
+    with pytest.raises(SynbbError, match=r"holds the source .* beside other things.*choose another name"):
+        convert(f"{tmp_path}/{source}", tmp_path / target, overwrite=True)
+    for name in arrays:
+        assert (zarr.open_array(str(tmp_path / "v.zarr" / name), mode="r")[:] == grey).all()
+    for alone in ("v.zarr:raw", "v.zarr/clefts"):
+        found = convert(f"{tmp_path}/{alone}", tmp_path / alone.replace(":", "/"), overwrite=True)
+        assert (found.read(found.box) == grey).all()
+
+
 def test_broken_source_leaves_nothing(tmp_path):
     folder = tmp_path / "s"
     folder.mkdir()
