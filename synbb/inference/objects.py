@@ -23,7 +23,7 @@ from synbb.inference.splitting import SplitComponents, Splitter, split_component
 from synbb.volumes.box import Box, Triple, triple
 from synbb.volumes.kinds import check_finished, check_use
 from synbb.volumes.storage import default_grid
-from synbb.volumes.writing import WritableVolume, check_zarr_name, create_volume, holds, is_zarr
+from synbb.volumes.writing import WritableVolume, check_zarr_name, create_volume, followed, holds, is_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -116,7 +116,7 @@ def segment(
 
     Args:
         probabilities: uint8 (value / 255) or floats in [0, 1].
-        output_path: the label volume (uint32, same shape, voxel size and offset).
+        output_path: the label volume (uint32, same shape, voxel size and offset); symbolic links are followed.
         threshold: in (0, 1]; must be given or stored.
         low: in (0, threshold]: the components of p >= low that hold a voxel of p >= threshold.
         min_size_nm3: objects of less volume are left out.
@@ -146,8 +146,9 @@ def segment(
         min_size_nm3=min_size_nm3,
         max_size_nm3=max_size_nm3,
     )
-    target = Path(output_path)
-    table = _table_path(target) if table_path is None else Path(table_path)
+    check_zarr_name(Path(output_path))
+    target = followed(Path(output_path))
+    table = followed(_table_path(Path(output_path)) if table_path is None else Path(table_path))
     _check_targets(probabilities, target, table, overwrite=overwrite)
     chunks, shards = _grid(probabilities.shape, block)
     partial = target.with_name(f".{target.name}.partial")
@@ -233,7 +234,6 @@ def _table_path(target: Path) -> Path:
 
 
 def _check_targets(probabilities: Volume, target: Path, table: Path, *, overwrite: bool) -> None:
-    check_zarr_name(target)
     if target.resolve() == Path(probabilities.path).resolve():
         raise SynbbError(f"{target} is the input itself; give another output")
     if holds(target, probabilities):

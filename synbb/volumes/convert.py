@@ -22,7 +22,16 @@ from synbb.volumes.precomputed import CHUNK, SHIFT, Scale, Target, check_dtype, 
 from synbb.volumes.pyramid import Progress, build_pyramid, coarsen, holds_labels, plan_levels, pyramid_blocks
 from synbb.volumes.storage import Voxels, default_shards
 from synbb.volumes.stores import is_remote, split_kind
-from synbb.volumes.writing import WritableVolume, check_zarr_name, clear_target, create_volume, holds, is_volume
+from synbb.volumes.writing import (
+    WritableVolume,
+    check_named,
+    check_zarr_name,
+    clear_target,
+    create_volume,
+    followed,
+    holds,
+    is_volume,
+)
 
 if TYPE_CHECKING:
     from synbb.volumes.volume import Volume
@@ -52,7 +61,7 @@ def convert(
 
     Args:
         src: as for :func:`open_volume`.
-        dst: the zarr to make, or ``precomputed://FOLDER``.
+        dst: the zarr to make, or ``precomputed://FOLDER``; where it is a symbolic link, the place that it leads to.
         voxel_size: z, y, x in nm, needed where the source states none.
         dataset: array inside the source.
         pyramid: add coarser levels: means, or for labels the most frequent value.
@@ -69,9 +78,10 @@ def convert(
     kind, place = split_kind(str(dst))
     if is_remote(place) or kind == "n5":
         raise SynbbError(f"{dst}: volumes are written to folders, as OME-Zarr or precomputed://FOLDER; choose one")
-    target = Path(place)
+    check_named(Path(place))
     if kind != "precomputed":
-        check_zarr_name(target)
+        check_zarr_name(Path(place))
+    target = followed(Path(place))
     _check_target(target, overwrite=overwrite)
     source = open_volume(src, dataset=dataset, voxel_size=voxel_size)
     if holds(target, source) and not _is_all_of(target, source, str(src), dataset):
@@ -102,7 +112,7 @@ def convert(
         copied = _copy(source, out, later, progress, part.parent)
         if pyramid:
             build_pyramid(str(part), progress=_shifted(progress, copied))
-    return open_volume(target)
+    return open_volume(Path(place))
 
 
 def _to_precomputed(

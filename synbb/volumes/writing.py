@@ -181,7 +181,7 @@ def create_volume(
         SynbbError: something is at ``path`` already, or an argument makes no sense.
         RunEnded: the disk is full.
     """
-    where = Path(path)
+    where = followed(Path(path))
     size = check_voxel_size(voxel_size, str(path))
     z, y, x = (float(o) for o in offset)
     voxels = triple(shape)
@@ -283,12 +283,28 @@ def clear_target(where: Path, *, overwrite: bool) -> None:
     shutil.rmtree(where)
 
 
+def followed(where: Path) -> Path:
+    """The place that a symbolic link leads to, there or not; any other path as it is."""
+    return where.resolve() if where.is_symlink() else where
+
+
+def check_named(where: Path) -> None:
+    """Refuse a path that ends in no name, as ``.`` and ``..``: outputs are written beside their place and renamed.
+
+    Raises:
+        SynbbError: there is no name.
+    """
+    if where.name in ("", ".."):
+        raise SynbbError(f"{where}: names no new folder for a volume; give a name such as out.zarr")
+
+
 def check_zarr_name(where: Path) -> None:
     """Refuse a name that promises another format than the zarr that would be written there.
 
     Raises:
-        SynbbError: an address, or the ending of another format.
+        SynbbError: an address, the ending of another format, or no name.
     """
+    check_named(where)
     if re.match(r"[a-z0-9+]+:/", str(where)) or where.suffix.lower() in OTHER_ENDINGS:
         raise SynbbError(f"{where}: what is written here is OME-Zarr, in a folder; give a name such as out.zarr")
 

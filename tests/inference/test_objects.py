@@ -199,6 +199,28 @@ def test_an_output_that_holds_the_input_is_refused(tmp_path, source, target):
     np.testing.assert_array_equal(open_volume(tmp_path / "p.zarr").read(volume.box), volume.read(volume.box))
 
 
+def test_links_are_followed(tmp_path):
+    volume = write(tmp_path / "p.zarr", blobs())
+    (tmp_path / "disk").mkdir()
+    for name in ("o.zarr", "o.csv"):
+        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+    segment(volume, tmp_path / "o.zarr")
+    with pytest.raises(SynbbError, match=r"o\.zarr exists"):
+        segment(volume, tmp_path / "o.zarr")
+    segment(volume, tmp_path / "o.zarr", threshold=0.9, overwrite=True)
+    assert (tmp_path / "o.zarr").is_symlink()
+    assert (tmp_path / "o.csv").is_symlink()
+    assert open_volume(tmp_path / "disk" / "o.zarr").attributes["threshold"] == 0.9
+    assert sorted(file.name for file in (tmp_path / "disk").iterdir()) == ["o.csv", "o.zarr"]
+
+
+def test_an_output_without_a_name_is_refused(tmp_path, monkeypatch):
+    volume = write(tmp_path / "p.zarr", blobs())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SynbbError, match="names no new folder"):
+        segment(volume, ".")
+
+
 def test_a_full_disk_ends_the_run_and_leaves_what_was_there(tmp_path, monkeypatch):
     volume = write(tmp_path / "p.zarr", blobs())
     segment(volume, tmp_path / "o.zarr")

@@ -238,6 +238,33 @@ def test_what_lies_beside_the_source_is_not_replaced(tmp_path, grey, source, tar
         assert (found.read(found.box) == grey).all()
 
 
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("kind", ["", "precomputed://"])
+def test_a_link_is_followed(make, grey, tmp_path, there, kind):
+    source, place, link = make("hdf5", grey), tmp_path / "disk" / "v", tmp_path / "link"
+    if kind:
+        pytest.importorskip("tensorstore", reason="the extra 'remote' (tensorstore) is not installed")
+    link.symlink_to(place)
+    if there:
+        convert(source.path, f"{kind}{place}")
+        with pytest.raises(SynbbError, match="exists already"):
+            convert(source.path, f"{kind}{link}")
+    found = convert(source.path, f"{kind}{link}", overwrite=there, chunks=(4, 4, 4))
+    assert found.chunks == (4, 4, 4)
+    assert link.is_symlink()
+    assert (open_volume(f"{kind}{place}").read(found.box) == grey).all()
+    assert [file.name for file in place.parent.iterdir()] == ["v"]
+
+
+@pytest.mark.parametrize("target", [".", "..", "precomputed://."])
+def test_a_target_without_a_name_is_refused(make, grey, tmp_path, monkeypatch, target):
+    source = make("hdf5", grey)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(SynbbError, match=r"names no new folder for a volume; give a name such as out.zarr"):
+        convert(source.path, target)
+
+
 def test_broken_source_leaves_nothing(tmp_path):
     folder = tmp_path / "s"
     folder.mkdir()

@@ -73,6 +73,17 @@ def test_existing_path_is_refused(tmp_path):
     assert again.volume.read(again.box).sum() == 0
 
 
+def test_a_link_to_a_volume_stays(tmp_path):
+    (tmp_path / "link.zarr").symlink_to(tmp_path / "v.zarr")
+    for overwrite in (False, True):
+        out = create_volume(
+            tmp_path / "link.zarr", shape=(2, 8, 8), dtype="uint8", voxel_size=SIZE, overwrite=overwrite
+        )
+        out.write(out.box, np.ones(out.shape, np.uint8))
+        assert (tmp_path / "link.zarr").is_symlink()
+        assert open_volume(tmp_path / "v.zarr").read(out.box).all()
+
+
 def test_only_a_zarr_is_overwritten(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("years")
