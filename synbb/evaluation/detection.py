@@ -257,10 +257,10 @@ def _scores(
 
 
 def _harmonic(precision: float | None, recall: float | None) -> float | None:
-    if precision is None and recall is None:
-        return None
-    if not precision or not recall:  # 0, or one side has objects and the other none
+    if 0 in (precision, recall):  # whatever the other one is
         return 0.0
+    if precision is None or recall is None:
+        return None
     return 2 * precision * recall / (precision + recall)
 
 

@@ -48,11 +48,11 @@ def measure_objects(
 ) -> MeasuredObjects:
     """Measure all objects whose centroid lies in ``region``, and those just outside that may be their partners.
 
-    A volume with several label values of more than 8 bits, or one that ``segment`` wrote, is taken as ids, one object
-    an id; any other is a mask, whose objects are its 26-connected components (:func:`has_ids`). Objects are measured
-    on the region and ``context_nm`` around it, as far as both volumes reach, so that one cut by the region's border
-    has its true centroid and counts if that lies in the region. Voxels that the truth ignores belong to no object of
-    either volume.
+    A volume with several label values of more than 8 bits (whole numbers, if they are floats), or one that ``segment``
+    wrote, is taken as ids, one object an id; any other is a mask, whose objects are its 26-connected components
+    (:func:`has_ids`). Objects are measured on the region and ``context_nm`` around it, as far as both volumes reach, so
+    that one cut by the region's border has its true centroid and counts if that lies in the region. Voxels that the
+    truth ignores belong to no object of either volume.
 
     Args:
         truth: labels.
@@ -126,18 +126,23 @@ def has_ids(volume: Volume) -> bool:
     """Whether the values of a volume are ids: more than one foreground value, in a type of more than 8 bits.
 
     8-bit volumes are masks, for masks in the wild mix their values (1, 227, 254 and 255 in the VNC sections), and ids
-    read from such a mask would be nonsense, while components of an 8-bit id volume are nearly its ids. Reads until the
-    second value.
+    read from such a mask would be nonsense, while components of an 8-bit id volume are nearly its ids. Floats are ids
+    where every foreground value is a whole number, as of labels that some program saved so; with fractions they are a
+    mask (of coverage, say). Reads until the second value; floats until the first fraction, else all.
     """
     if volume.dtype.itemsize == 1:
         return False
+    fractions = volume.dtype.kind == "f"
     seen: set[Any] = set()
     for block in volume.box.blocks(reading_block(volume)):
         labels = volume.read(block)
-        seen.update(np.unique(labels[foreground_and_valid(labels)[0]]).tolist())
-        if len(seen) > 1:
+        found = np.unique(labels[foreground_and_valid(labels)[0]])
+        if fractions and not (np.isfinite(found) & (np.floor(found) == found)).all():
+            return False
+        seen.update(found[:2].tolist())
+        if len(seen) > 1 and not fractions:
             return True
-    return False
+    return len(seen) > 1
 
 
 @dataclass

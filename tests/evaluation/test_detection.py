@@ -82,6 +82,14 @@ def test_only_counted_objects_count_but_others_may_be_partners():
     assert scores.false == []
 
 
+def test_there_is_no_f1_where_one_of_its_two_has_no_meaning():
+    beside = ObjectTable.of([[0, 0, 50]], counted=[False])
+    found = score_by_distance(ObjectTable.of([[0, 0, 0]]), beside, 300)
+    assert (found.precision, found.recall, found.f1) == (None, 1.0, None)
+    correct = score_by_distance(beside, ObjectTable.of([[0, 0, 0]]), 300)
+    assert (correct.precision, correct.recall, correct.f1) == (1.0, None, None)
+
+
 @pytest.mark.parametrize(
     ("truth", "predicted", "expected"),
     [(0, 0, (None, None, None)), (2, 0, (None, 0.0, 0.0)), (0, 2, (0.0, None, 0.0))],
@@ -178,6 +186,24 @@ def test_an_8_bit_mask_of_mixed_values_is_no_id_volume(store):
     measured = measure_objects(store("t.zarr", mask), store("o.zarr", mask))
     assert measured.truth.voxels.tolist() == [3, 1]
     assert measured.predicted.voxels.tolist() == [3, 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "sizes"),
+    [
+        ([1, 2, 2, 5], [1, 2, 1]),  # labels that were saved as floats
+        ([1, 1, 1, 1], [3, 1]),
+        ([0.4, 0.8, 0.8, 0.4], [3, 1]),
+        ([1, 2, 2, 0.5], [3, 1]),
+        ([1, 2, np.inf, 2], [3, 1]),
+        ([1, np.nan, 2, 2], [1, 2]),
+    ],
+)
+def test_floats_are_ids_where_all_are_whole_numbers(store, values, sizes):
+    truth = np.zeros((1, 1, 9), np.float32)
+    truth[0, 0, [1, 2, 3, 7]] = values
+    one_object = store("o.zarr", np.ones((1, 1, 9), np.uint32))
+    assert measure_objects(store("t.zarr", truth), one_object).truth.voxels.tolist() == sizes
 
 
 def test_predictions_where_the_truth_ignores_are_no_objects(store):
