@@ -50,7 +50,9 @@ def command(
     voxel_size: Annotated[
         str | None, typer.Option("--voxel-size", metavar="z,y,x", help="nm, for an INPUT that states none.")
     ] = None,
-    tolerance: Annotated[float, typer.Option(help="Relative difference of voxel sizes that counts as none.")] = 0.02,
+    tolerance: Annotated[
+        float, typer.Option(help="Share by which voxel sizes may differ and count as the same: 0.02 for 2 %.")
+    ] = 0.02,
     resample_z: Annotated[bool, typer.Option("--resample-z", help="Allow resampling across sections.")] = False,
     invert: Annotated[
         bool | None, typer.Option("--invert/--no-invert", help="Dark and bright exchanged; by default as in training.")

@@ -51,13 +51,16 @@ class WorkingView:
         description: one line to print.
 
     Raises:
-        SynbbError: sections are of another thickness than asked, and ``resample_z`` is false.
+        SynbbError: sections are of another thickness than asked, and ``resample_z`` is false; or the ``tolerance`` is
+            not at least 0 and below 0.5.
     """
 
     def __init__(
         self, volume: Volume, voxel_size: Sequence[float], *, tolerance: float = 0.02, resample_z: bool = False
     ) -> None:
         wanted = check_voxel_size(voxel_size, "working voxel size")
+        if not 0 <= tolerance < 0.5:
+            raise SynbbError(f"--tolerance {tolerance:g} must be a share, at least 0 and below 0.5: 0.02 for 2 %")
         self.source = volume
         self.tolerance = tolerance
         self.volume = _choose_level(volume, wanted, tolerance, resample_z=resample_z)

@@ -122,6 +122,13 @@ def test_another_section_thickness_is_refused(volume):
         WorkingView(volume, (40, 4, 6))
 
 
+@pytest.mark.parametrize("tolerance", [-0.5, 0.5, 2, float("nan"), float("inf")])
+def test_a_tolerance_that_is_no_small_share_is_refused(volume, tolerance):
+    with pytest.raises(SynbbError, match=r"--tolerance .* must be a share.*0.02 for 2 %"):
+        WorkingView(volume, (50, 4, 6), tolerance=tolerance, resample_z=True)
+    assert WorkingView(volume, (50, 4, 6), tolerance=0).scale == (1, 1, 1)
+
+
 def test_sections_resampled_when_told(volume, grey):
     view = WorkingView(volume, (100, 8, 6), resample_z=True)
     padded = np.pad(grey, ((0, 1), (0, 1), (0, 0)), mode="edge").astype(float)
