@@ -40,5 +40,5 @@ def command(
             ome_version=ome_version,
             progress=report,
         )
-    console.print(f"wrote {dst}")
+    console.print(f"wrote {dst}", markup=False)
     print_geometry(volume)

@@ -125,7 +125,9 @@ def make_phantom_faces(
         raise SynbbError(f"--size {size!r} must be two positive whole numbers y,x, for example 48,40")
     spec = FacePhantom(identities, images, (pixels[0], pixels[1]), seed, noise, light)
     write_phantom_faces(folder, spec, overwrite=overwrite)
-    console.print(f"{folder}: {identities} identities x {images} images of {pixels[0]} x {pixels[1]} pixels")
+    console.print(
+        f"{folder}: {identities} identities x {images} images of {pixels[0]} x {pixels[1]} pixels", markup=False
+    )
 
 
 @app.command("phantom-speech")

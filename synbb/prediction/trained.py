@@ -91,14 +91,16 @@ def device_named(name: str) -> str:
     """A device of torch; ``auto`` is a GPU where there is one.
 
     Raises:
-        SynbbError: torch knows no such device, or sees no GPU.
+        SynbbError: no such device, one that is neither a CPU nor a GPU of CUDA, or torch sees no GPU.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.device(name)
+        kind = torch.device(name).type
     except RuntimeError:
-        raise SynbbError(f"--device {name}: no device that torch knows; use auto, cpu, cuda or cuda:N") from None
+        kind = ""
+    if kind not in ("cpu", "cuda"):
+        raise SynbbError(f"--device {name}: no device that is computed on; use auto, cpu, cuda or cuda:N")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise SynbbError(f"--device {name}: torch sees no GPU; use --device cpu")
     return name

@@ -135,7 +135,7 @@ def open_hdf5_storage(path: str, dataset: str | None) -> tuple[Hdf5Storage, Nano
         The storage, its ``resolution`` and its ``offset`` in nm (None where the attribute is missing).
 
     Raises:
-        SynbbError: no such dataset (the message lists those there are), or not three axes.
+        SynbbError: no such dataset (the message lists those there are), an empty one, or not three axes.
     """
     with open_hdf5(path) as file:
         name = dataset or CREMI_RAW
@@ -143,6 +143,8 @@ def open_hdf5_storage(path: str, dataset: str | None) -> tuple[Hdf5Storage, Nano
         if not isinstance(found, h5py.Dataset):
             raise SynbbError(_no_dataset(path, name, file, asked=dataset is not None))
         where = f"{path}:{name}"
+        if found.shape is None:
+            raise SynbbError(f"{where}: an empty dataset, which has no shape and no voxels; name another one")
         space = space_axes(found.shape, None, where)
         shape = triple([found.shape[axis] for axis in space])
         chunks = triple([found.chunks[axis] for axis in space]) if found.chunks else VIRTUAL_CHUNKS

@@ -100,6 +100,16 @@ def test_no_cremi_layout_asks_for_a_dataset(tmp_path):
         open_volume(tmp_path / "o.h5")
 
 
+def test_an_empty_dataset_is_named(tmp_path):
+    with h5py.File(tmp_path / "e.h5", "w") as file:
+        file["nothing"] = h5py.Empty("f4")
+        file["raw"] = np.zeros((2, 3, 4), np.uint8)
+    with pytest.raises(SynbbError, match=r"e\.h5:nothing: an empty dataset.*name another one"):
+        open_volume(f"{tmp_path / 'e.h5'}:nothing", voxel_size=(1, 1, 1))
+    with pytest.raises(SynbbError, match=r"It holds: raw \(2, 3, 4\) uint8\."):
+        open_volume(tmp_path / "e.h5")
+
+
 def test_not_hdf5_at_all(tmp_path):
     (tmp_path / "o.h5").write_bytes(b"nothing of the kind")
     with pytest.raises(SynbbError, match=r"o\.h5.*unreadable"):

@@ -68,6 +68,11 @@ def test_users_errors(sections, tmp_path, size, message):
     assert not (tmp_path / "em.zarr").exists()
 
 
+def test_brackets_in_a_name_are_printed(sections, tmp_path):
+    target = tmp_path / "em[v2].zarr"
+    assert f"wrote {target}" in run("convert", sections, target, "--voxel-size", "50,4,4")
+
+
 def test_overwrite(sections, tmp_path):
     target = tmp_path / "em.zarr"
     for extra in ([], ["--overwrite"]):
