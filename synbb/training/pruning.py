@@ -130,9 +130,10 @@ def make_pruner(settings: PruningSettings, steps: int, seed: int) -> Pruner | No
     if settings.method == "none":
         return None
     units = settings.connection == "unit"
+    warmup = round(settings.warmup * steps)
     options: dict[str, Any] = {
-        "warmup": round(settings.warmup * steps),
-        "ramp": round(settings.ramp * steps),
+        "warmup": warmup,
+        "ramp": min(round(settings.ramp * steps), steps - warmup),  # both may be rounded up
         "refresh": settings.refresh,
         "connection": "kernel" if units else settings.connection,
         "budget": settings.budget,

@@ -178,6 +178,8 @@ def _is_all_of(target: Path, source: Volume, src: str, dataset: str | None) -> b
     """Whether the source is the whole volume at ``target``, named as such: that may be rewritten in its place."""
     file, inner = split_dataset(split_kind(src)[1], dataset)
     at = Path(getattr(source.storage, "path", source.path)).resolve()
+    if (target / "labels").is_dir():  # label images that an OME-Zarr carries within it
+        return False
     return (Path(file) / (inner or "")).resolve() == target.resolve() and target.resolve() in (at, at.parent)
 
 

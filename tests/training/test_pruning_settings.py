@@ -43,3 +43,10 @@ def test_a_schedule_ends_at_the_density_or_the_local_budget() -> None:
     pruner = make_pruner(settings(schedule=points, tau=0.3), 100, 0)
     assert pruner is not None
     assert (pruner.schedule.end, pruner.schedule.target(50)) == (50, 0.3)
+
+
+@pytest.mark.parametrize(("steps", "warmup", "ramp"), [(2003, 0.5, 0.5), (15, 0.1, 0.9)])
+def test_masks_are_final_at_the_last_step_however_shares_of_the_steps_round(steps, warmup, ramp):
+    pruner = make_pruner(settings(warmup=warmup, ramp=ramp), steps, 0)
+    assert pruner is not None
+    assert pruner.schedule.end == steps

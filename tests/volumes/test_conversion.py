@@ -1,5 +1,6 @@
 import errno
 import tracemalloc
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -210,6 +211,15 @@ def test_a_zarr_can_be_rewritten_in_place(make, grey, tmp_path):
     found = convert(source.path, source.path, overwrite=True, chunks=(2, 20, 20))
     assert found.chunks == (2, 20, 20)
     assert (found.read(found.box) == grey).all()
+
+
+def test_label_images_within_the_source_are_not_lost(make, grey):
+    source = make("ours", grey)
+    cells = Path(source.path) / "labels" / "cells"
+    zarr.create_array(str(cells), shape=grey.shape, dtype="uint32")
+    with pytest.raises(SynbbError, match=r"beside other things, which would be removed"):
+        convert(source.path, source.path, overwrite=True)
+    assert cells.is_dir()
 
 
 @pytest.mark.parametrize(
