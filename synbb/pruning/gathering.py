@@ -161,15 +161,15 @@ class Gathering:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what :meth:`state_dict` returned.
+        """Put back what :meth:`state_dict` returned; a window that was not gathered then begins now.
 
         Raises:
             SynbbError: the state belongs to a network with other units, or to another statistic.
         """
         self._activity.load_state_dict(state["activity"])
-        if self._gradients is not None:
+        if self._gradients is not None and state["gradients"] is not None:
             self._gradients.load_state_dict(state["gradients"])
-        if self._inputs is not None:
+        if self._inputs is not None and state["inputs"] is not None:
             self._inputs.load_state_dict(state["inputs"])
 
 

@@ -195,3 +195,18 @@ def test_cut_connections_come_back_by_the_same_score_where_a_budget_rises() -> N
     back = np.flatnonzero(pruner.kept() & ~before)
     assert before[pruner.kept()].sum() == before.sum(), "what was live stays"
     assert back.max() > 0.9 * len(before), "not the first ones by index"
+
+
+def test_a_state_of_a_pruner_that_gathered_less_is_taken() -> None:
+    states = []
+    for regrowth in ("natural", "gradient"):
+        net = network()
+        optimizer = SGD(net.parameters(), lr=0.1)
+        pruner = BudgetedBroadcast(0.5, ramp=8, refresh=4, gate=0, regrowth=regrowth)
+        pruner.attach(net, torch.zeros(1, 6), optimizer=optimizer)
+        if states:
+            pruner.load_state_dict(states[0])
+        train(net, optimizer, pruner, 4)
+        states.append(pruner.state_dict())
+    assert [state["steps"] for state in states] == [4, 8]
+    assert pruner.density() == 0.5
