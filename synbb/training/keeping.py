@@ -191,6 +191,7 @@ def _set_random(session: Session, states: dict[str, Tensor] | None, done: int) -
     # Checkpoints of before 2026-11-28 hold no states, and those of other devices fit none of ours.
     if states is None or states.keys() != {"cpu", fabric.device.type} or len(states["cpu"]) != fabric.world_size:
         return
-    torch.set_rng_state(states["cpu"][fabric.global_rank])
-    if "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"][fabric.global_rank], fabric.device)
+    own = {kind: each[fabric.global_rank].clone() for kind, each in states.items()}  # torch crashes on views of rows
+    torch.set_rng_state(own["cpu"])
+    if "cuda" in own:
+        torch.cuda.set_rng_state(own["cuda"], fabric.device)

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from torch import nn
 
 from synbb.errors import RunEnded, SynbbError
 from synbb.models.unet import build_unet
-from synbb.training import RunFolder, make_task, start
+from synbb.training import RunFolder, keeping, make_task, start
 from synbb.training.config import TrainingSettings
 from synbb.training.events import EventFile
 from synbb.training.keeping import recalibrate
@@ -389,6 +390,35 @@ def test_a_resumed_run_with_dropout_is_the_one_that_was_not_stopped(
     torch.save(state, old.checkpoint_file)
     begin(file, old.path, "pruning.gate=0", resume=True)
     assert not same(weights(old), weights(clean))
+
+
+class Second:
+    """What :mod:`synbb.training.keeping` asks of Fabric, in the second of two processes on a CPU."""
+
+    device, world_size, global_rank = torch.device("cpu"), 2, 1
+
+    def __init__(self, first: torch.Tensor) -> None:
+        self.first = first
+
+    def all_gather(self, own: torch.Tensor) -> torch.Tensor:
+        return torch.stack([self.first, own])
+
+    def seed_everything(self, seed: int, *, verbose: bool) -> None:
+        torch.manual_seed(seed)
+
+
+def test_each_process_draws_numbers_of_its_own_again() -> None:
+    session = SimpleNamespace(fabric=Second(torch.get_rng_state()), config=SimpleNamespace(seed=0))
+    torch.rand(3)
+    states = keeping._random_states(session)
+    drawn = torch.rand(5)
+    keeping._set_random(session, states, 7)
+    assert torch.equal(torch.rand(5), drawn)
+    torch.manual_seed(1 + 7 * 1_000_003)
+    fresh = torch.rand(5)
+    for other in (None, {"cpu": states["cpu"][:1]}):  # of before states were kept; of one process
+        keeping._set_random(session, other, 7)
+        assert torch.equal(torch.rand(5), fresh)
 
 
 def test_nan_in_the_first_step_says_that_nothing_is_kept(file: Path, tmp_path: Path, monkeypatch) -> None:
