@@ -16,6 +16,7 @@ from synbb.inference.predictor import PredictionSummary, predict_volume
 from synbb.inference.rules import CHOSEN
 from synbb.prediction.trained import Trained, device_named
 from synbb.tasks.synapse import SynapseTask
+from synbb.tasks.volumes_apart import place_of
 from synbb.training.start import make_task
 from synbb.volumes import Volume, open_volume
 from synbb.volumes.box import AXES, Box, Nanometres, NmBox, Triple, region_box
@@ -102,7 +103,7 @@ def predict(
     volume = open_volume(input_path, voxel_size=voxel_size)
     check_use(volume, "raw")
     check_zarr_name(output_path)
-    if _place(str(output_path)) == _place(volume.path):
+    if place_of(str(output_path)) == place_of(volume.path):
         raise SynbbError(f"{output_path} is the input itself; give another output")
     region = region_box(region, volume.voxel_size, volume.offset)
     check_region(region, volume.box, volume.path)  # before the network is loaded and grey values are sampled
@@ -206,7 +207,7 @@ def _normalisation(
     known = {
         Normalisation.from_dict(fact["normalisation"])
         for fact in facts["volumes"]
-        if _place(fact["path"]) == _place(volume.path)
+        if place_of(fact["path"]) == place_of(volume.path)
     }
     if len(known) == 1 and invert is None:
         return known.pop(), "as in training on this volume"
@@ -214,12 +215,6 @@ def _normalisation(
     inverted = any(fact["normalisation"]["invert"] for fact in facts["volumes"]) if invert is None else invert
     found = measure_normalisation(volume, percentiles=percentiles, invert=inverted, inside=inside)
     return found, "measured on this volume" + ("" if inside is None else ", inside the mask")
-
-
-def _place(path: str) -> tuple[Path, str]:
-    """File and dataset in it, however the path to the file is written."""
-    file, _, dataset = path.partition(":")
-    return Path(file).resolve(), dataset
 
 
 def _attributes(facts: dict[str, Any], volume: Volume, weights: dict[str, Any], which: str) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class AnnotatedVolume:
     Attributes:
         settings: what it was made of.
         raw: the grey volume, cut to its extent; all boxes here are in its voxels or in working voxels.
+        extent: of raw in the file, voxels of the file.
         view: raw at the working voxel size.
         normalisation: fixed grey values of raw.
         regions: annotated boxes, voxels of raw.
@@ -107,7 +108,7 @@ class AnnotatedVolume:
         whole = open_volume(settings.raw, voxel_size=settings.voxel_size)
         extent = whole.box if settings.extent is None else Box.parse(settings.extent)
         _check_inside(extent, whole.box, "extent", settings.raw)
-        self.raw = whole.crop(extent)
+        self.raw, self.extent = whole.crop(extent), extent
         self._labels, label_box = self._annotation(settings.labels, whole, extent)
         self._mask, _ = self._annotation(settings.mask, whole, extent)
         regions = [Box.parse(text) for text in settings.regions] or [label_box.translate(extent.start)]

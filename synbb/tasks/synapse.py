@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import threading
-from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,8 +26,8 @@ from synbb.tasks.object_choice import LARGEST, ObjectSearch, RegionOfObjects, ch
 from synbb.tasks.positives import MAX_POSITIVES
 from synbb.tasks.sampling import Patch, PatchSampler, fitting_sampler
 from synbb.tasks.synapse_settings import SynapseData, UnetSettings
+from synbb.tasks.volumes_apart import Part, check_named_once, check_splits_apart, missing_guards
 from synbb.volumes import Box
-from synbb.volumes.box import AXES, triple
 from synbb.volumes.opening import is_there
 from synbb.volumes.statistics import Normalisation
 
@@ -95,10 +94,19 @@ class SynapseTask:
                 lines.append(f"{settings.name}: grey {volume.normalisation}")
         lines.append(self._index())
         lines.append(self._check_validation())
-        return lines + self._check_test() + self._check_guard()
+        _, halo = self._geometry
+        parts = [Part.opened(volume) for volume in [*self._train, *self._validation]]
+        lines += self._check_test(parts)
+        check_splits_apart(parts)
+        check_named_once(parts)
+        return lines + missing_guards(parts, halo, self._model.voxel_size)
 
-    def _check_test(self) -> list[str]:
-        """Open the test entries and close them again: a mistake there must not show after days of training."""
+    def _check_test(self, parts: list[Part]) -> list[str]:
+        """Open the test entries and close them again: a mistake there must not show after days of training.
+
+        Args:
+            parts: where the entries lie; those of the test split are added.
+        """
         lines = []
         unread = Normalisation(0.0, 1.0)
         for settings in self._data.volumes:
@@ -107,31 +115,12 @@ class SynapseTask:
             missing = [path for path in (settings.raw, settings.labels) if not is_there(path)]
             if missing:
                 lines.append(f"{settings.name} (test): {missing[0]} is not there; it is only needed to be scored")
+                parts.append(Part.named(settings))
             else:
                 size, percentiles = self._model.voxel_size, self._data.percentiles
-                AnnotatedVolume(settings, size, percentiles=percentiles, normalisation=unread).close()
-        return lines
-
-    def _check_guard(self) -> list[str]:
-        """A line for each two splits so close that the network sees what the other is scored on."""
-        _, halo = self._geometry
-        sizes = {each.settings.raw: each.raw.voxel_size for each in [*self._train, *self._validation]}
-        lines = []
-        for one, other in combinations(self._data.volumes, 2):
-            if one.split == other.split or one.raw != other.raw:
-                continue
-            size = sizes[one.raw]  # open: of two splits of one volume at most one is the test
-            view = triple([round(h * w / s) for h, w, s in zip(halo, self._model.voxel_size, size, strict=True)])
-            for first, second in product(map(Box.parse, one.regions), map(Box.parse, other.regions)):
-                if first.grow(view).intersect(second) is None:
-                    continue
-                gap, axis = max((first.gap(second, axis), -axis) for axis in range(3))
-                lines.append(
-                    f"{one.name} ({one.split}) and {other.name} ({other.split}) lie {gap} voxels apart along "
-                    f"{AXES[-axis]}, and the network sees {view[-axis]}: next to the border one is scored with grey "
-                    "values of the other in view (no labels); leave a guard as wide as that between them"
-                )
-                break
+                volume = AnnotatedVolume(settings, size, percentiles=percentiles, normalisation=unread)
+                parts.append(Part.opened(volume))
+                volume.close()
         return lines
 
     def _open(self, settings: VolumeSettings, normalisation: Normalisation | None) -> AnnotatedVolume:

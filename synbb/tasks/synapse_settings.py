@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import combinations, product
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from synbb.errors import SynbbError
 from synbb.schema import Settings
 from synbb.tasks.annotated import VolumeSettings
 from synbb.tasks.augment import Augmentation
 from synbb.tasks.object_choice import ObjectSearch
-from synbb.volumes import Box
+from synbb.tasks.volumes_apart import Part, check_splits_apart
 
 PositiveInt = Annotated[int, Field(gt=0)]
 
@@ -48,21 +46,8 @@ class SynapseData(Settings):
         double = {name for name in names if names.count(name) > 1}
         if double:
             raise ValueError(f"names must differ, but {', '.join(sorted(double))} stands more than once")
-        for one, other in combinations(self.volumes, 2):
-            if one.split != other.split and one.raw == other.raw:
-                _check_apart(one, other)
+        check_splits_apart([Part.named(volume) for volume in self.volumes])
         return self
-
-
-def _check_apart(one: VolumeSettings, other: VolumeSettings) -> None:
-    """What is trained on may not be validated on or scored, nor the other way round."""
-    for first, second in product(one.regions, other.regions):
-        common = Box.parse(first).intersect(Box.parse(second))
-        if common is not None:
-            raise SynbbError(
-                f"data.volumes {one.name!r} ({one.split}) and {other.name!r} ({other.split}) share voxels {common} of "
-                f"{one.raw}: splits must lie apart, with a guard of at least the network's view between them"
-            )
 
 
 class UnetSettings(Settings):

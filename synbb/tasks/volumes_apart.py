@@ -1,0 +1,146 @@
+"""Annotated volumes of a config beside each other: splits share no voxel, a split holds none twice, guards are told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations, product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from synbb.errors import SynbbError
+from synbb.volumes import Box
+from synbb.volumes.box import AXES, Nanometres, Triple, triple
+from synbb.volumes.hdf5_storage import split_dataset
+from synbb.volumes.stores import is_remote, split_kind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from synbb.tasks.annotated import AnnotatedVolume, VolumeSettings
+
+
+def place_of(path: str) -> tuple[str, str]:
+    """File and dataset in it, however the path to the file is written."""
+    _, place = split_kind(path)
+    if is_remote(place):
+        return place.rstrip("/"), ""
+    file, dataset = split_dataset(place)
+    return str(Path(file).resolve()), dataset or ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where an entry of ``data.volumes`` lies.
+
+    Attributes:
+        settings: the entry.
+        raw: its grey volume, by :func:`place_of`.
+        regions: annotated boxes, voxels of raw; none where they are not known before the volume is opened.
+        voxel_size: of raw, nm; None before it is opened.
+    """
+
+    settings: VolumeSettings
+    raw: tuple[str, str]
+    regions: tuple[Box, ...]
+    voxel_size: Nanometres | None = None
+
+    @classmethod
+    def named(cls, settings: VolumeSettings) -> Part:
+        """As the config says.
+
+        Raises:
+            SynbbError: a region has another form.
+        """
+        try:
+            regions = tuple(map(Box.parse, settings.regions))
+        except SynbbError as error:
+            raise SynbbError(f"data.volumes {settings.name!r}: {error}") from None
+        return cls(settings, place_of(settings.raw), regions)
+
+    @classmethod
+    def opened(cls, volume: AnnotatedVolume) -> Part:
+        """As the files say."""
+        regions = tuple(region.translate(volume.extent.start) for region in volume.regions)
+        return cls(volume.settings, place_of(volume.raw.path), regions, volume.raw.voxel_size)
+
+    @property
+    def annotation(self) -> tuple[tuple[str, str] | None, ...]:
+        """Labels and mask: two annotations of one place are no repetition."""
+        return tuple(None if path is None else place_of(path) for path in (self.settings.labels, self.settings.mask))
+
+    def __str__(self) -> str:
+        return f"{self.settings.name!r} ({self.settings.split})"
+
+
+def check_splits_apart(parts: Sequence[Part]) -> None:
+    """What is trained on may not be validated on or scored, nor the other way round.
+
+    Raises:
+        SynbbError: two splits share voxels, which are named.
+    """
+    for one, other in combinations(parts, 2):
+        common = _common(one, other) if one.settings.split != other.settings.split else None
+        if common is not None:
+            raise SynbbError(
+                f"data.volumes {one} and {other} share voxels {common} of {one.settings.raw}: splits must lie apart, "
+                "with a guard of at least the network's view between them"
+            )
+
+
+def check_named_once(parts: Sequence[Part]) -> None:
+    """What a split names twice would be drawn, and counted, twice.
+
+    Raises:
+        SynbbError: regions of one split share voxels, with the same annotation.
+    """
+    for part in parts:
+        for first, second in combinations(part.regions, 2):
+            if first.intersect(second) is not None:
+                raise SynbbError(
+                    f"data.volumes {part}: regions {first} and {second} share voxels, which would count twice; "
+                    "leave out what they share in one of them"
+                )
+    for one, other in combinations(parts, 2):
+        same = one.settings.split == other.settings.split and one.annotation == other.annotation
+        common = _common(one, other) if same else None
+        if common is not None:
+            raise SynbbError(
+                f"data.volumes {one} and {other} both name voxels {common} of {one.settings.raw}, which would count "
+                "twice; leave them out of one of the two (`weight` says how often an entry is drawn)"
+            )
+
+
+def missing_guards(parts: Sequence[Part], halo: Triple, working: Nanometres) -> list[str]:
+    """A line for each two splits so close that the network sees what the other is scored on.
+
+    Args:
+        parts: of two with one raw and different splits at least one is opened.
+        halo: what the network sees beyond a voxel, working voxels.
+        working: voxel size, nm.
+    """
+    lines = []
+    for one, other in combinations(parts, 2):
+        size = one.voxel_size or other.voxel_size
+        if one.settings.split == other.settings.split or one.raw != other.raw or size is None:
+            continue
+        view = triple([round(h * w / s) for h, w, s in zip(halo, working, size, strict=True)])
+        for first, second in product(one.regions, other.regions):
+            if first.grow(view).intersect(second) is None:
+                continue
+            gap, axis = max((first.gap(second, axis), -axis) for axis in range(3))
+            names = " and ".join(f"{each.settings.name} ({each.settings.split})" for each in (one, other))
+            lines.append(
+                f"{names} lie {gap} voxels apart along {AXES[-axis]}, and the network sees {view[-axis]}: next to the "
+                "border one is scored with grey values of the other in view (no labels); leave a guard as wide as "
+                "that between them"
+            )
+            break
+    return lines
+
+
+def _common(one: Part, other: Part) -> Box | None:
+    """Voxels that both name, the first that are found."""
+    if one.raw != other.raw:
+        return None
+    shared = (first.intersect(second) for first, second in product(one.regions, other.regions))
+    return next((box for box in shared if box is not None), None)

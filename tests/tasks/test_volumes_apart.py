@@ -1,0 +1,82 @@
+"""Splits share no voxel however a config spells it, and a split names none twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import config, settings, write_pair
+
+from synbb.errors import SynbbError
+from synbb.tasks.volumes_apart import place_of
+from synbb.training import make_task
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_pair(tmp_path)
+    return tmp_path
+
+
+def prepared(folder: Path, *entries: dict[str, Any]) -> list[str]:
+    """Lines of a task whose entries are the first of :mod:`tiny` with these changes."""
+    first = settings(folder)["data"]["volumes"][0]
+    made = make_task(config(folder, data__volumes=[{**first, **each} for each in entries]))
+    try:
+        return made.prepare()
+    finally:
+        made.close()
+
+
+def test_a_place_is_one_however_it_is_written(folder: Path) -> None:
+    (folder / "link").symlink_to(folder / "raw.zarr")
+    for spelling in (f"{folder}/./raw.zarr", f"{folder}/x/../raw.zarr/", f"{folder}/link", f"zarr://{folder}/raw.zarr"):
+        assert place_of(spelling) == (str(folder / "raw.zarr"), "")
+    assert place_of(f"{folder}/./a.h5:volumes/raw") == place_of(f"{folder}/a.h5:/volumes/raw")
+    assert place_of(f"{folder}/a.h5:raw") != place_of(f"{folder}/a.h5:other")
+    assert place_of("s3://bucket/raw.zarr/") == place_of("s3://bucket/raw.zarr")
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_an_entry_without_regions_is_compared_too(folder: Path, split: str) -> None:
+    with pytest.raises(SynbbError, match=rf"'top' \(train\) and 'b' \({split}\) share voxels 0:8,32:64,0:64 of .*raw"):
+        prepared(folder, {"regions": []}, {"name": "b", "split": split, "regions": ["0:8,32:64,0:64"]})
+
+
+def test_splits_of_one_file_in_two_spellings_are_compared(folder: Path) -> None:
+    other = {"name": "b", "split": "test", "raw": f"{folder}/./raw.zarr"}
+    with pytest.raises(SynbbError, match=r"'top' \(train\) and 'b' \(test\) share voxels 0:8,0:32,0:64"):
+        config(folder, data__volumes=[settings(folder)["data"]["volumes"][0], {**_first(folder), **other}])
+    lines = prepared(folder, {}, {**other, "regions": ["0:8,33:64,0:64"]})
+    assert any("top (train) and b (test) lie 1 voxels apart along y" in line for line in lines)
+
+
+def test_regions_are_compared_in_voxels_of_the_file(folder: Path) -> None:
+    upper = {"extent": "0:8,0:32,0:64", "regions": []}
+    lower = {"name": "b", "extent": "0:8,32:64,0:64", "regions": [], "split": "validation"}
+    assert prepared(folder, upper, lower)
+    with pytest.raises(SynbbError, match=r"share voxels 0:8,24:32,0:64"):
+        prepared(folder, upper, {**lower, "extent": "0:8,24:64,0:64"})
+
+
+def test_what_a_split_names_twice_is_refused(folder: Path) -> None:
+    with pytest.raises(SynbbError, match=r"'top' \(train\): regions 0:8,0:32,0:64 and 0:8,0:20,0:64 share voxels"):
+        prepared(folder, {"regions": ["0:8,0:32,0:64", "0:8,0:20,0:64"]})
+    again = {"name": "b", "raw": f"{folder}/./raw.zarr", "regions": ["0:8,30:64,0:64"]}
+    with pytest.raises(SynbbError, match=r"'top' \(train\) and 'b' \(train\) both name voxels 0:8,30:32,0:64"):
+        prepared(folder, {}, again)
+    (folder / "labels.zarr").rename(folder / "second.zarr")
+    (folder / "labels.zarr").symlink_to(folder / "second.zarr")
+    with pytest.raises(SynbbError, match=r"'top' \(train\) and 'b' \(train\) both name voxels"):
+        prepared(folder, {}, {**again, "labels": str(folder / "second.zarr")})
+    assert prepared(folder, {}, {**again, "labels": "none"})  # another annotation of the same place
+
+
+def test_a_region_of_another_form_is_named_with_its_entry(folder: Path) -> None:
+    with pytest.raises(SynbbError, match=r"data.volumes 'top': region '0-8' is not of the form"):
+        config(folder, data__volumes=[{**_first(folder), "regions": ["0-8"]}])
+
+
+def _first(folder: Path) -> dict[str, Any]:
+    return settings(folder)["data"]["volumes"][0]
