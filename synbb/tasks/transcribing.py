@@ -103,6 +103,8 @@ class Transcriber:
         encoded = model.encode(inputs.to(device), lengths.to(device))
         scores = encoded.ctc.float().log_softmax(dim=2)
         if how == "greedy":
+            if model.decoder is not None:
+                scores[..., end_of(self._vocabulary)] = -torch.inf  # CTC has this class, and never a reason to say it
             found = greedy(scores, encoded.lengths)
         elif model.decoder is None:
             found = [

@@ -222,6 +222,18 @@ def test_it_learns_to_write_what_it_hears(folder: Path, tmp_path: Path, decoder_
     assert "times as fast as it was spoken" in table.notes[-1]
 
 
+def test_the_decoders_end_is_never_written_by_ctc_alone(folder: Path) -> None:
+    task = prepared(parts(folder), model={"decoder_layers": 1})
+    net = task.build_model().eval()
+    with torch.no_grad():
+        net.ctc.bias[-1] = 100.0  # as a network in its first steps may have it
+        net.ctc.bias[3] = 50.0
+    found = task.validate(net, "cpu")
+    assert found is not None
+    letter = task._vocabulary.decode([3])
+    assert {part for _, text, _ in task.predict_files(net, folder, "cpu").rows for part in text.split()} == {letter}
+
+
 # ---- scores ----
 
 
