@@ -23,7 +23,7 @@ from synbb.errors import SynbbError
 from synbb.evaluation import evaluate_volumes
 from synbb.inference.objects import segment
 from synbb.prediction.volumes import predict
-from synbb.tasks.annotated import VolumeSettings
+from synbb.tasks.annotated import NEGATIVE, VolumeSettings
 from synbb.training.checkpoint import file_sha256
 from synbb.volumes import Box, open_volume, placement
 
@@ -38,6 +38,9 @@ def main(
     settings = settings_of(config, overrides, "synapse")
     run = output or Path("runs") / config.stem
     stages = Stages(run / "pipeline.json")
+    parts = [volume for volume in settings.data.volumes if volume.split == "test"]
+    for part in parts:
+        region_of(part)  # what cannot be scored here is said before the training
 
     # 1. The dataset, checked against the manifest. `fetch` leaves alone what is there and right.
     if settings.data.dataset is not None:
@@ -47,7 +50,7 @@ def main(
     stages.run("train", settings.plain(), [run / "weights/last.safetensors"], lambda: train(config, overrides, run))
 
     # 3. to 5. For each part of the test split: probabilities, synapses, scores.
-    for part in (volume for volume in settings.data.volumes if volume.split == "test"):
+    for part in parts:
         score_part(stages, run, part)
 
 
@@ -113,10 +116,16 @@ def region_of(part: VolumeSettings) -> Box:
     """The one box of a test entry, voxels of raw.
 
     Raises:
-        SynbbError: the entry names no region, or several.
+        SynbbError: the entry names no region, several, a mask, or no labels: this pipeline cannot score it.
     """
     if len(part.regions) != 1:
         raise SynbbError(f"data.volumes {part.name!r}: a test entry of this pipeline names exactly one region")
+    for key, given in (("mask", part.mask is not None), ("labels: none", part.labels == NEGATIVE)):
+        if given:
+            raise SynbbError(
+                f"data.volumes {part.name!r}: this pipeline would not heed `{key}` of a test entry; use `synbb train`, "
+                "and `synbb evaluate RUN`, which does"
+            )
     return Box.parse(part.regions[0])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pipeline_call import call
+from pipeline_call import call, refused
 from tiny import grey_and_labels, settings, write_config, write_volume
 
 from synbb.volumes import open_volume
@@ -58,6 +58,16 @@ def test_pipeline_on_a_tiny_volume(tmp_path: Path) -> None:
     for stage in ("train", "predict test", "segment test", "evaluate test"):
         assert f"{stage}: current" in again
     assert snapshot(tmp_path) == before
+
+
+def test_a_test_entry_with_a_mask_is_refused_before_the_training(tmp_path: Path) -> None:
+    volumes = settings(tmp_path)["data"]["volumes"]
+    entry = {"name": "scored", "regions": ["0:8,64:96,0:64"], "split": "test", "mask": "mask.zarr"}
+    volumes.append({**volumes[0], **entry})
+    said = refused("synapse", tmp_path, write_config(tmp_path, data__volumes=volumes))
+    assert "data.volumes 'scored': this pipeline would not heed `mask` of a test entry" in said
+    assert "`synbb evaluate RUN`" in said
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow
