@@ -16,7 +16,19 @@ from typing import Annotated
 
 import typer
 
-from stages import Datasets, Overrides, RunFolder, Stages, call, evaluate, get_dataset, predict, settings_of, train
+from stages import (
+    Datasets,
+    Overrides,
+    RunFolder,
+    Stages,
+    by_name,
+    call,
+    evaluate,
+    get_dataset,
+    predict,
+    settings_of,
+    train,
+)
 
 
 def main(
@@ -41,8 +53,9 @@ def main(
     tell_scores = evaluate(stages, run)
 
     # 4. Embeddings of every image of the folders that were scored, for whatever comes next.
-    for folder in dict.fromkeys(entry.folder for entry in settings.data.images if entry.split == "test"):
-        predict(stages, run, f"embed {folder}", Path(folder), run / f"embeddings-{Path(folder).name}.csv")
+    folders = [Path(entry.folder) for entry in settings.data.images if entry.split == "test"]
+    for name, folder in by_name(folders).items():
+        predict(stages, run, f"embed {folder}", folder, run / f"embeddings-{name}.csv")
 
     tell_scores()
 

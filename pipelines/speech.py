@@ -16,7 +16,19 @@ from typing import Annotated
 
 import typer
 
-from stages import Datasets, Overrides, RunFolder, Stages, call, evaluate, get_dataset, predict, settings_of, train
+from stages import (
+    Datasets,
+    Overrides,
+    RunFolder,
+    Stages,
+    by_name,
+    call,
+    evaluate,
+    get_dataset,
+    predict,
+    settings_of,
+    train,
+)
 
 
 def main(
@@ -41,9 +53,9 @@ def main(
     tell_scores = evaluate(stages, run)
 
     # 4. Transcripts of all audio beside what was scored, as of recordings that nobody has written down.
-    for corpus in dict.fromkeys(part.corpus for part in settings.data.corpora if part.split == "test"):
-        folder = Path(corpus).parent if Path(corpus).is_file() else Path(corpus)
-        predict(stages, run, f"transcribe {folder}", folder, run / f"transcripts-{folder.name}.csv")
+    corpora = [Path(part.corpus) for part in settings.data.corpora if part.split == "test"]
+    for name, folder in by_name(corpus.parent if corpus.is_file() else corpus for corpus in corpora).items():
+        predict(stages, run, f"transcribe {folder}", folder, run / f"transcripts-{name}.csv")
 
     tell_scores()
 

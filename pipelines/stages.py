@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,6 +97,19 @@ def evaluate(stages: Stages, run: Path) -> Callable[[], None]:
         say(f"report  {scores / 'report.html'}")
 
     return tell
+
+
+def by_name(folders: Iterable[Path]) -> dict[str, Path]:
+    """Folders by their names, with those of the folders above them where several have the same."""
+    apart: dict[Path, Path] = {}
+    for folder in folders:
+        apart.setdefault(Path(os.path.abspath(folder)), folder)  # noqa: PTH100 (a link keeps its own name)
+    names = {}
+    for place, folder in apart.items():
+        same = [other.parts for other in apart if other.name == place.name and other != place]
+        depth = next(n for n in count(1) if all(other[-n:] != place.parts[-n:] for other in same))
+        names["-".join(place.parts[-depth:])] = folder
+    return names
 
 
 def predict(stages: Stages, run: Path, name: str, source: Path, table: Path) -> None:
