@@ -12,12 +12,12 @@ from typing import Any
 from synbb.errors import SynbbError
 from synbb.experiments.config import StudySettings, changed
 from synbb.pruning.rows import Cell
-from synbb.schema import nearest
+from synbb.schema import Settings, nearest
 from synbb.training.config import RunConfig, run_config
 
 MASKS = "masks.safetensors"
-NO_MATTER = ("training.loader_threads", "training.prefetch", "training.checkpoint_every", "pruning.masks_from")
-"""Settings that change no result, or are told by something else: they are no part of the hash."""
+NO_MATTER = ("training.loader_threads", "training.prefetch", "training.checkpoint_every")
+"""Settings that change no result: they are no part of the hash."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,12 @@ def _planned(
     values: dict[str, Any] = copy.deepcopy(study.run)
     changed(values, study.folds[cell.fold], f"{source}: folds.{cell.fold}")
     values["seed"] = cell.seed
-    pruning = {**values.get("pruning", {}), **settings.pruning}
+    given = values.get("pruning", {})
+    if not isinstance(given, dict):
+        raise SynbbError(
+            f"{source}: run.pruning = {given!r} holds no keys; write pruning's settings below it, or drop it"
+        )
+    pruning = {**given, **settings.pruning}
     if pruning.get("method") != "none":
         pruning["density"] = cell.density
     before = None
@@ -126,24 +131,43 @@ def config_hash(config: RunConfig, before: str = "") -> str:
     """12 hexadecimal digits that change with every setting that may change a run's result.
 
     Settings that are off (null, false, empty) are left out, so that an option which a later version adds, off by
-    default, does not make all runs done so far another study.
+    default, does not make all runs done so far another study. One whose default is null, and which is switched off by
+    something else than null, is another setting and stays.
 
     Args:
         config: the settings.
-        before: hash of the run whose masks are taken.
+        before: hash of the run whose masks are taken: it stands for the path to them.
     """
     values = config.plain()
     for key in NO_MATTER:
         group, name = key.split(".")
         values[group].pop(name, None)
-    if values["pruning"]["method"] == "none":
+    pruning = config.pruning
+    if before:
+        del values["pruning"]["masks_from"]
+    if pruning.method == "none" and (config.training.start_from is None or pruning.masks in ("reopen", "dense")):
         values["pruning"] = {"method": "none"}  # nothing else of it has an effect
-    text = json.dumps([_on(values), before], sort_keys=True)
+    text = json.dumps([_on(values, config), before], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _on(value: Any) -> Any:
+def _on(value: Any, settings: Any) -> Any:
+    """Plain values without those that are off; ``settings`` is what they are of."""
     if isinstance(value, dict):
-        inner = {key: _on(each) for key, each in value.items()}
-        return {key: each for key, each in inner.items() if not (each is None or each is False or each in ({}, []))}
-    return [_on(each) for each in value] if isinstance(value, list) else value
+        inner = {key: _on(each, getattr(settings, key, None)) for key, each in value.items()}
+        return {key: each for key, each in inner.items() if not _off(each) or _not_as_usual(settings, key)}
+    if isinstance(value, list):
+        parts = settings if isinstance(settings, list | tuple) else [None] * len(value)
+        return [_on(each, part) for each, part in zip(value, parts, strict=True)]
+    return value
+
+
+def _off(value: Any) -> bool:
+    return value is None or value is False or value in ({}, [])
+
+
+def _not_as_usual(settings: Any, key: str) -> bool:
+    """Whether a setting that is off is something else than null, its default."""
+    if not isinstance(settings, Settings) or key not in type(settings).model_fields:
+        return False
+    return type(settings).model_fields[key].default is None and getattr(settings, key) is not None

@@ -73,6 +73,8 @@ def test_studies_that_cannot_be(changes: dict[str, Any], message: str) -> None:
         ({"methods__odd": {"method": "random", "density": 2}}, "methods.odd.density = 2 is no number above 0"),
         ({"folds": {"one": {"data.nois": 1}}}, "fold one, method dense: unknown key 'nois' in data; did you mean"),
         ({"folds": {"one": {"data.noise.x": 1}}}, "folds.one: data.noise holds no keys"),
+        ({"run__pruning": None}, "study: run.pruning = None holds no keys"),
+        ({"run__pruning": 3}, "study: run.pruning = 3 holds no keys"),
         ({"run__training__devices": 2}, "training.devices=2: each run of a study has one device"),
     ],
 )
@@ -188,6 +190,42 @@ def test_options_that_are_off_change_no_hash() -> None:
 
     assert config_hash(WithMore.model_validate(values)) == config_hash(plain)
     assert config_hash(WithMore.model_validate({**values, "another": True})) != config_hash(plain)
+
+
+def hashed(**changes: Any) -> str:
+    values = {**study()["run"], **changes}
+    return config_hash(run_config(values, "run"))
+
+
+def test_masks_that_are_given_by_path_are_part_of_the_hash() -> None:
+    fixed = {"method": "fixed", "masks_from": "a/masks.safetensors"}
+    assert hashed(pruning=fixed) != hashed(pruning={**fixed, "masks_from": "b/masks.safetensors"})
+    # Of another run of the study, its hash tells: the folder of the study does not matter.
+    one, other = (plan(validated(StudySettings, study(methods__late=AFTER), "s"), Path(at), "s") for at in ("x", "y"))
+    assert [each.config_hash for each in one] == [each.config_hash for each in other]
+    assert one[-1].config.pruning.masks_from != other[-1].config.pruning.masks_from
+
+
+def test_masks_that_are_kept_are_another_run_than_none() -> None:
+    start = {**study()["run"].get("training", {}), "start_from": "runs/a"}
+
+    def of(training: dict[str, Any], **pruning: Any) -> str:
+        return hashed(training=training, pruning={"method": "none", **pruning})
+
+    assert of(start, masks="keep") != of(start, masks="dense")
+    assert of(start) != of(start, masks="dense") == of(start, masks="reopen") == of(start, masks="dense", density=0.5)
+    assert of(start, masks="keep", exclude=["a"]) != of(start, masks="keep")
+
+
+def test_off_and_the_usual_are_two_settings() -> None:
+    def of(**data: Any) -> str:
+        volume = {"name": "a", "raw": "r", "labels": "l", "split": "train"}
+        values = {"data": {"volumes": [volume], **data}, "model": {"voxel_size": [40, 8, 8]}}
+        return config_hash(run_config(values, "run"))
+
+    assert of() == of(objects=None)
+    assert of(objects=False) != of()
+    assert of(objects={}) not in (of(), of(objects=False))
 
 
 def test_rows_decide_what_is_to_be_done(tmp_path: Path) -> None:
