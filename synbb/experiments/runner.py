@@ -56,8 +56,14 @@ class Resources:
 
         gpus = torch.cuda.device_count()
         some = jobs or max(1, gpus)
-        each = threads or int(os.environ.get("OMP_NUM_THREADS", "0")) or max(1, len(os.sched_getaffinity(0)) // some)
+        each = threads or _threads_asked_for() or max(1, len(os.sched_getaffinity(0)) // some)
         return cls(some, each, gpus)
+
+
+def _threads_asked_for() -> int:
+    """Of OMP_NUM_THREADS, whose first number is that of the outermost level ("4,1"); 0 where it says none."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdecimal() else 0
 
 
 @dataclass
