@@ -27,7 +27,7 @@ from synbb.datasets.face_folders import FaceImage, Grey, list_faces, read_grey, 
 from synbb.errors import SynbbError
 from synbb.schema import Settings
 from synbb.tasks.face_light import Evening, evened, shadowed
-from synbb.tasks.splits import SHOWN, counted, left_out
+from synbb.tasks.splits import SHOWN, check_named_once, counted, left_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -233,19 +233,19 @@ def choose(
         decode: whether each image is decoded once, to see that it can be.
 
     Raises:
-        SynbbError: nothing is left, an image does not decode, or an identity has one image; the file is named.
+        SynbbError: nothing is left, an image does not decode or is named twice, or an identity has one image; the file
+            is named.
     """
     faces: list[FaceImage] = []
     sources: list[int] = []
     skipped: list[str] = []
     places = {folder: place for place, folder in enumerate(dict.fromkeys(entry.folder for entry in folders))}
-    for entry in folders:
-        if entry.split == split:
-            found = entry.faces()
-            if decode:
-                found = [face for face in found if _reads(reader, face.path, skipped if skip_bad else None)]
-            faces += found
-            sources += [places[entry.folder]] * len(found)
+    named = [(entry.folder, entry.faces()) for entry in folders if entry.split == split]
+    check_named_once("data.images", split, (face.path for _, found in named for face in found))
+    for folder, found in named:
+        read = [face for face in found if not decode or _reads(reader, face.path, skipped if skip_bad else None)]
+        faces += read
+        sources += [places[folder]] * len(read)
     if pairs:
         faces, sources = _without_lonely(faces, sources, skipped if skip_bad else None)
     if any(entry.split == split for entry in folders) and not faces:

@@ -14,7 +14,7 @@ from synbb.datasets.ordering import natural
 from synbb.errors import SynbbError
 from synbb.schema import Settings
 from synbb.tasks.speech_text import Case, normalised
-from synbb.tasks.splits import counted, left_out
+from synbb.tasks.splits import check_named_once, counted, left_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,18 +151,18 @@ def choose(
         decode: seconds of audio up to which all files are decoded now; of longer corpora the headers are read.
 
     Raises:
-        SynbbError: a corpus or file cannot be read; the file is named.
+        SynbbError: a corpus or file cannot be read, or a file is named twice; the file is named.
     """
     audio_library()  # what is wrong without it is no file's fault
     skipped: list[str] = []
     found: list[tuple[Utterance, float]] = []
-    for part in parts:
-        if part.split == split:
-            for each in part.utterances():
-                seconds = _seconds(each, skipped if skip_bad else None)
-                if seconds is not None:
-                    assert each.text is not None
-                    found.append((replace(each, text=normalised(each.text, case)), seconds))
+    named = [each for part in parts if part.split == split for each in part.utterances()]
+    check_named_once("data.corpora", split, (each.path for each in named))
+    for each in named:
+        seconds = _seconds(each, skipped if skip_bad else None)
+        if seconds is not None:
+            assert each.text is not None
+            found.append((replace(each, text=normalised(each.text, case)), seconds))
     whole = sum(seconds for _, seconds in found) <= decode
     heard = []
     for utterance, seconds in found:

@@ -35,6 +35,26 @@ def check_files_apart(key: str, split: str, paths: Iterable[Path], others: Mappi
             raise SynbbError(f"{key}: {path} is in split {other} and in split {split}; splits must lie apart")
 
 
+def check_named_once(key: str, split: str, paths: Iterable[Path]) -> None:
+    """Refuse a file that a split names twice, by whatever way: it would count twice, and be its own double.
+
+    Args:
+        key: of the settings, for the message.
+        split: whose files are looked at.
+        paths: its files.
+
+    Raises:
+        SynbbError: there is one; it is named.
+    """
+    known: dict[Path, Path] = {}
+    for path in paths:
+        place = path.resolve()
+        if place in known:
+            also = "" if known[place] == path else f", also as {known[place]}"
+            raise SynbbError(f"{key}: {path} is named twice in split {split}{also}, and would count twice; name it once")
+        known[place] = path
+
+
 def left_out(split: str, what: str, skipped: Sequence[str]) -> list[str]:
     """A line that says how many files of a split cannot be used, and why; none when there are none."""
     if not skipped:

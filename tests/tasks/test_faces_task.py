@@ -309,6 +309,12 @@ def test_listed_pairs_are_scored_alone(folder: Path, tmp_path: Path) -> None:
             r"p04.04\.png of split validation shows p04, who is not trained on",
         ),
         ({"train": {}, "validation": {"images": [5, 6]}}, {}, r"p01.06\.png is in split train and in split validation"),
+        ({"train": {}, "train2": {"images": [5, 6]}}, {}, r"p01.06\.png is named twice in split train"),
+        (
+            {"train": {"identities": [0, 3]}, "test": {"identities": [3, 5]}, "test2": {"identities": [4, 6]}},
+            {"protocol": "verification"},
+            r"p05.01\.png is named twice in split test",
+        ),
         ({"train": {"identities": [0, 1]}}, {}, "show 1 identity; at least 2"),
         ({"train": {"identities": [9, 12]}}, {}, "no image of .* is left for split train"),
         ({"train": {"images": [0, 1]}}, {}, r"p01.01\.png is the only image of p01 \(and 5 more\)"),

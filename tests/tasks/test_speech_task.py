@@ -293,6 +293,12 @@ def test_a_speaker_in_two_splits_is_named(folder: Path) -> None:
         prepared(corpora)
 
 
+def test_an_utterance_that_a_split_names_twice_is_named(folder: Path) -> None:
+    again = [*parts(folder), {"corpus": f"{folder}/../{folder.name}", "split": "train", "speakers": [3, 4]}]
+    with pytest.raises(SynbbError, match=r"data.corpora: \S+ is named twice in split train, also as \S+, and would"):
+        prepared(again)
+
+
 def test_a_speaker_of_another_table_is_named(own: Path, folder: Path) -> None:
     corpora = parts(folder)
     corpora[1]["corpus"] = str(own)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from synbb.errors import SynbbError
-from synbb.tasks.splits import SHOWN, check_files_apart, counted, left_out
+from synbb.tasks.splits import SHOWN, check_files_apart, check_named_once, counted, left_out
 
 
 def test_a_file_of_two_splits_is_named_by_whatever_way_it_was_reached(tmp_path: Path) -> None:
@@ -16,6 +16,16 @@ def test_a_file_of_two_splits_is_named_by_whatever_way_it_was_reached(tmp_path: 
     check_files_apart("data.images", "test", [tmp_path / "b"], {"train": [tmp_path / "a"], "validation": []})
     with pytest.raises(SynbbError, match=r"data.images: \S+link is in split train and in split test"):
         check_files_apart("data.images", "test", [tmp_path / "link"], {"train": [tmp_path / "a"]})
+
+
+def test_a_file_that_a_split_names_twice_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    check_named_once("data.images", "test", [tmp_path / "a", tmp_path / "b"])
+    with pytest.raises(SynbbError, match=r"data.images: \S+a is named twice in split test, and would count twice"):
+        check_named_once("data.images", "test", [tmp_path / "a", tmp_path / "b", tmp_path / "a"])
+    with pytest.raises(SynbbError, match=r"\S+link is named twice in split test, also as \S+a, and would"):
+        check_named_once("data.images", "test", [tmp_path / "a", tmp_path / "link"])
 
 
 def test_what_is_left_out_is_counted_and_some_of_it_named() -> None:
