@@ -15,6 +15,11 @@ def natural(paths: Iterable[Path]) -> list[Path]:
     return sorted(paths, key=lambda path: (_key(path.name), path.name))
 
 
+def natural_names(names: Iterable[str]) -> list[str]:
+    """As :func:`natural`, of names that need not be those of files: a slash is a character as any other."""
+    return sorted(names, key=lambda name: (_key(name), name))
+
+
 def natural_paths(paths: Iterable[Path]) -> list[Path]:
     """By folder after folder, then name, numbers in all of them by their value."""
     return sorted(paths, key=lambda path: ([_key(part) for part in path.parts], path.parts))

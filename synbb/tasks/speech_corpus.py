@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from synbb.datasets.audio_folders import Layout, Utterance, audio_library, audio_seconds, read_corpus
-from synbb.datasets.ordering import natural
+from synbb.datasets.ordering import natural_names
 from synbb.errors import SynbbError
 from synbb.schema import Settings
 from synbb.tasks.speech_text import Case, normalised
@@ -68,8 +67,7 @@ class CorpusPart(Settings):
                     f"data.corpora: the speaker of {nameless} is not known, and {self.corpus} is divided by them: give "
                     "its table a column `speaker`, or each split a table of its own"
                 )
-            names = natural(Path(name) for name in {str(each.speaker) for each in found})
-            kept = self._speakers([name.name for name in names])
+            kept = self._speakers(natural_names({str(each.speaker) for each in found}))
             found = [each for each in found if each.speaker in kept]
         if not found:
             raise SynbbError(

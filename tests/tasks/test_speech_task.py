@@ -21,7 +21,7 @@ from synbb.errors import SynbbError
 from synbb.models.speech_transformer import REDUCTION, shorter
 from synbb.tasks.base import PredictsFiles
 from synbb.tasks.speech import IGNORED, SpeechTask
-from synbb.tasks.speech_corpus import needed_positions
+from synbb.tasks.speech_corpus import CorpusPart, needed_positions
 from synbb.tasks.transcribing import Transcriber
 from synbb.training import make_task
 from synbb.training.config import run_config
@@ -291,6 +291,15 @@ def test_a_speaker_in_two_splits_is_named(folder: Path) -> None:
     corpora[1] = {**corpora[0], "split": "validation", "speakers": [3, 5]}
     with pytest.raises(SynbbError, match=r"is in split train and in split validation"):
         prepared(corpora)
+
+
+def test_speakers_are_divided_by_their_whole_names(own: Path) -> None:
+    rows = rows_of(own)
+    names = {name: f"room {place % 2}/{place + 8}/" for place, name in enumerate(sorted({r["speaker"] for r in rows}))}
+    rewrite(own, [{**row, "speaker": names[row["speaker"]]} for row in rows])
+    chosen = [CorpusPart(corpus=str(own), split="train", speakers=part).utterances() for part in ((0, 2), (2, 6))]
+    assert [len(each) for each in chosen] == [10, 20]
+    assert {each.speaker for each in chosen[0]} == {"room 0/8/", "room 0/10/"}
 
 
 def test_an_utterance_that_a_split_names_twice_is_named(folder: Path) -> None:
