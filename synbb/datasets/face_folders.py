@@ -170,7 +170,7 @@ def read_pairs(file: str | Path, faces: Sequence[FaceImage]) -> list[tuple[int, 
 
     ``name i j`` are images i and j of one identity, ``name i other j`` of two; images are counted from 1 as in their
     names (``name_0001.jpg``), or in natural order where names hold no such number. LFW's first
-    line, numbers alone, is passed over.
+    line, of one or two numbers, is passed over.
 
     Args:
         file: the list.
@@ -194,7 +194,7 @@ def read_pairs(file: str | Path, faces: Sequence[FaceImage]) -> list[tuple[int, 
     pairs = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         parts = line.split("\t") if "\t" in line else line.split()
-        if not parts or (number == 1 and all(part.isdigit() for part in parts)):
+        if not parts or (number == 1 and len(parts) <= 2 and all(part.isdigit() for part in parts)):
             continue  # LFW begins with the number of folds and pairs
         match parts:
             case [name, one, other]:

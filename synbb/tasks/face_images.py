@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from synbb.datasets.face_folders import FaceImage, Grey, list_faces, read_grey, select
+from synbb.datasets.face_folders import FaceImage, Grey, list_faces, read_grey, read_pairs, select
 from synbb.errors import SynbbError
 from synbb.schema import Settings
 from synbb.tasks.face_light import Evening, evened, shadowed
@@ -282,6 +282,26 @@ def _without_lonely(
         skipped += [f"{face.path} is the only image of {face.identity}" for face in lonely]
     kept = [(face, source) for face, source in zip(faces, sources, strict=True) if count[face.identity] > 1]
     return [face for face, _ in kept], [source for _, source in kept]
+
+
+def listed_pairs(file: str, named: Chosen, chosen: Chosen) -> tuple[NDArray[np.int64], list[str]]:
+    """Pairs of test images from a list, shape (pairs, 2), and a line that counts those of images that were left out.
+
+    Args:
+        file: in the layout of LFW's pairs.txt.
+        named: the images that it speaks of.
+        chosen: those that can be used, which the numbers returned are of.
+
+    Raises:
+        SynbbError: the list does not fit the images, or none of its pairs can be used.
+    """
+    places = {face.path: place for place, face in enumerate(chosen.faces)}
+    ends = [(named.faces[one].path, named.faces[other].path) for one, other in read_pairs(file, named.faces)]
+    pairs = [(places[one], places[other]) for one, other in ends if one in places and other in places]
+    if not pairs:
+        raise SynbbError(f"data.pairs: each of the {len(ends)} pairs of {file} names an image that was left out")
+    lost = len(ends) - len(pairs)
+    return np.array(pairs, np.int64), [f"test: {counted(lost, 'pair')} of images left out, too"] if lost else []
 
 
 def told(split: str, chosen: Chosen) -> list[str]:

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from synbb.datasets import check_fetched, credit
-from synbb.datasets.face_folders import ENDINGS, list_faces, read_pairs
+from synbb.datasets.face_folders import ENDINGS, list_faces
 from synbb.datasets.ordering import natural
 from synbb.errors import SynbbError
 from synbb.evaluation.verification import mean_by_identity
@@ -37,6 +37,7 @@ from synbb.tasks.face_images import (
     changed,
     choose,
     face_augmentation,
+    listed_pairs,
     standardised,
     told,
 )
@@ -161,7 +162,7 @@ class FacesTask:
             lines += told("validation", self._validation)
         else:
             lines.append("no entry has split: validation: nothing is validated and no threshold is chosen")
-        test, _ = self._checked_test(decode=False)
+        test, _, _ = self._checked_test(decode=False)
         return [*lines, *(told("test", test) if test.faces else [])]
 
     def restore(self, facts: dict[str, Any]) -> None:
@@ -173,15 +174,19 @@ class FacesTask:
         skip_bad = self._data.on_bad == "skip"
         return choose(self._data.images, split, self._reader, skip_bad=skip_bad, pairs=pairs, decode=decode)
 
-    def _checked_test(self, *, decode: bool) -> tuple[Chosen, NDArray[np.int64] | None]:
-        """The test images, and the listed pairs of them; undecoded, their faults show before a network is trained."""
+    def _checked_test(self, *, decode: bool) -> tuple[Chosen, NDArray[np.int64] | None, list[str]]:
+        """The test images, the listed pairs of them, and a line on pairs that are left out.
+
+        Undecoded, their faults show before a network is trained.
+        """
         chosen = self._choose("test", decode=decode)
         self._check_protocol("test", chosen)
         if self._data.pairs is None:
-            return chosen, None
+            return chosen, None, []
         if not chosen.faces:
             raise SynbbError(f"data.pairs: {self._data.pairs} lists pairs of the test split, and no entry has it")
-        return chosen, np.array(read_pairs(self._data.pairs, chosen.faces), np.int64)
+        named = self._choose("test", decode=False) if chosen.skipped else chosen
+        return chosen, *listed_pairs(self._data.pairs, named, chosen)
 
     def _check_protocol(self, split: str, chosen: Chosen) -> None:
         others = {"train": self._train, **({"validation": self._validation} if split == "test" else {})}
@@ -281,7 +286,7 @@ class FacesTask:
         Where there is a gallery, the case of each image too; with ``open_set``, nobody is named below the threshold. A
         note says what the images give without a network: one that gives less is of no use for them.
         """
-        chosen, pairs = self._checked_test(decode=True)
+        chosen, pairs, lost = self._checked_test(decode=True)
         if not chosen.faces:
             return None
         found = self._scored(lambda paths: self.embeddings(model, paths, device), chosen, pairs)
@@ -294,7 +299,7 @@ class FacesTask:
             "identities": len(chosen.identities),
         }
         cases = found.cases(threshold if self._data.protocol == "open_set" else None)
-        notes = (*left_out("test", "image", chosen.skipped), *self._without_network(chosen, pairs))
+        notes = (*left_out("test", "image", chosen.skipped), *lost, *self._without_network(chosen, pairs))
         return HeldOut(scores, self._main, found.resampled(), notes, cases)
 
     @property

@@ -51,7 +51,9 @@ def check_named_once(key: str, split: str, paths: Iterable[Path]) -> None:
         place = path.resolve()
         if place in known:
             also = "" if known[place] == path else f", also as {known[place]}"
-            raise SynbbError(f"{key}: {path} is named twice in split {split}{also}, and would count twice; name it once")
+            raise SynbbError(
+                f"{key}: {path} is named twice in split {split}{also}, and would count twice; name it once"
+            )
         known[place] = path
 
 

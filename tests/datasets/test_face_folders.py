@@ -168,6 +168,18 @@ def test_pairs_in_the_layout_of_lfw(tmp_path: Path) -> None:
         read_pairs(tmp_path / "none.txt", faces)
 
 
+def test_a_first_pair_of_people_named_by_numbers_is_a_pair(tmp_path: Path) -> None:
+    for name, count in (("12", 2), ("7", 1)):
+        for number in range(1, count + 1):
+            write(tmp_path / "faces" / name / f"{number}.png")
+    faces = list_faces(tmp_path / "faces")
+    assert [face.identity for face in faces] == ["7", "12", "12"]
+    listed = tmp_path / "pairs.txt"
+    for header in ("", "2\n", "1 2\n"):
+        listed.write_text(header + "12 1 2\n12 1 7 1\n")
+        assert read_pairs(listed, faces) == [(1, 2), (1, 0)]
+
+
 def test_images_without_numbers_in_their_names_are_counted(folder: Path, tmp_path: Path) -> None:
     listed = tmp_path / "pairs.txt"
     listed.write_text("s1 1 3\ns1 2 s10 1\n")

@@ -375,6 +375,28 @@ def test_what_the_test_split_loses_is_told_with_its_scores(tmp_path: Path) -> No
     assert found.notes[0].startswith("test: 1 image left out: ")
 
 
+def test_pairs_of_images_that_are_left_out_are_left_out_too(tmp_path: Path) -> None:
+    people = write_phantom_faces(tmp_path / "people", FacePhantom(5, 4, SIZE))
+    (people / "p04" / "02.png").write_bytes(b"no image")
+    listed = tmp_path / "pairs.txt"
+    listed.write_text("p04 1 2\np04 3 4\np04 2 p05 1\np04 3 p05 2\np05 1 2\n")
+    images = entries(people, train={"identities": [0, 3]}, test={"identities": [3, 5]})
+    task, found = scored(images, protocol="verification", pairs=str(listed), on_bad="skip")
+    assert found.notes[1] == "test: 2 pairs of images left out, too"
+    assert found.resampled["roc_auc"].parts["identities"].sum() == 3
+    chosen, pairs, _ = task._checked_test(decode=True)
+    ends = [[(chosen.faces[place].identity, chosen.faces[place].path.stem) for place in pair] for pair in pairs]
+    # Images are counted as they are named: one that is left out does not move those behind it.
+    assert ends == [
+        [("p04", "03"), ("p04", "04")],
+        [("p04", "03"), ("p05", "02")],
+        [("p05", "01"), ("p05", "02")],
+    ]
+    listed.write_text("p04 1 2\n")
+    with pytest.raises(SynbbError, match=r"each of the 1 pairs of \S+pairs.txt names an image that was left out"):
+        scored(images, protocol="verification", pairs=str(listed), on_bad="skip")
+
+
 def test_a_resumed_run_must_find_the_same_people(folder: Path) -> None:
     task = made(identification(folder))
     task.prepare({"identities": [f"p{n:02d}" for n in range(1, 7)]})
