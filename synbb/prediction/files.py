@@ -68,15 +68,20 @@ def predict_files(
 
 
 def check_table(output: Path, *, overwrite: bool) -> None:
-    """Refuse an output that is no CSV by its name, or is there already.
+    """Refuse an output that is no CSV by its name, or is there already, itself or the list of what was left out.
 
     Raises:
         SynbbError: it is.
     """
     if output.suffix.lower() != ".csv":
         raise SynbbError(f"{output}: what is said of files is a table; name the output something.csv")
-    if output.exists() and not overwrite:
-        raise SynbbError(f"{output} exists; choose another name, or pass --overwrite")
+    for file in (output, _left_out_beside(output)):
+        if file.exists() and not overwrite:
+            raise SynbbError(f"{file} exists; choose another name, or pass --overwrite")
+
+
+def _left_out_beside(output: Path) -> Path:
+    return output.with_suffix(".left-out.csv")
 
 
 def write_table(table: Table, output: Path, say: Callable[[str], None]) -> None:
@@ -86,7 +91,7 @@ def write_table(table: Table, output: Path, say: Callable[[str], None]) -> None:
         RunEnded: the disk is full.
     """
     write_atomically(output, csv_text(table.columns, table.rows).encode())
-    left_out = output.with_suffix(".left-out.csv")
+    left_out = _left_out_beside(output)
     left_out.unlink(missing_ok=True)
     if table.skipped:
         write_atomically(left_out, csv_text(["reason"], [[reason] for reason in table.skipped]).encode())

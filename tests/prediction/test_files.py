@@ -1,0 +1,24 @@
+"""Tables of predicted files: nothing that is there is lost without being asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from synbb.errors import SynbbError
+from synbb.prediction.files import check_table, write_table
+from synbb.tasks.base import Table
+
+
+def test_a_list_of_what_was_left_out_is_not_replaced_unasked(tmp_path: Path) -> None:
+    output, beside = tmp_path / "names.csv", tmp_path / "names.left-out.csv"
+    check_table(output, overwrite=False)
+    beside.write_text("of somebody\n")
+    with pytest.raises(SynbbError, match=r"names\.left-out\.csv exists; choose another name, or pass --overwrite"):
+        check_table(output, overwrite=False)
+    check_table(output, overwrite=True)
+    write_table(Table(["image"], [["a.png"]], ("b.png is bad",)), output, lambda _: None)
+    assert beside.read_text().split("\n")[:2] == ["reason", "b.png is bad"]
+    write_table(Table(["image"], [["a.png"]]), output, lambda _: None)
+    assert not beside.exists(), "that of the call before"
