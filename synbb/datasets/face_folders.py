@@ -134,7 +134,7 @@ def read_grey(path: Path, size: tuple[int, int]) -> Grey:
     Values of more than 8 bits are scaled to 8, see :func:`_to_8_bits`; what EXIF says of a camera's side up is heeded.
 
     Raises:
-        SynbbError: the file is no image, or damaged, or holds values that are no grey.
+        SynbbError: the file is no image, or damaged, larger than Pillow opens, or holds values that are no grey.
     """
     try:
         with Image.open(path) as image:
@@ -144,7 +144,7 @@ def read_grey(path: Path, size: tuple[int, int]) -> Grey:
             if grey.size != (size[1], size[0]):
                 grey = grey.resize((size[1], size[0]), Image.Resampling.LANCZOS)
             return np.asarray(grey, dtype=np.uint8)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise SynbbError(f"{path} cannot be decoded as an image ({error}); replace or remove it") from None
 
 

@@ -49,6 +49,10 @@ class FacePhantom:
                 f"phantom faces: {self.identities} identities, {self.images} images of {self.size} pixels: at least "
                 "1, 1 and 16 x 16 are needed"
             )
+        for name in ("seed", "noise", "light"):
+            value = getattr(self, name)
+            if not 0 <= value < np.inf:
+                raise SynbbError(f"phantom faces: {name} = {value} must be a number of at least 0")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> FacePhantom:

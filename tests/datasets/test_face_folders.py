@@ -130,6 +130,13 @@ def test_what_does_not_decode_is_named(tmp_path: Path, content: bytes) -> None:
         read_grey(tmp_path / "bad.png", (4, 4))
 
 
+def test_an_image_larger_than_pillow_opens_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(SynbbError, match=r"huge\.png cannot be decoded as an image .*decompression bomb"):
+        read_grey(tmp_path / "huge.png", (8, 8))
+
+
 def test_a_truncated_image_is_named(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (64, 64), dtype=np.uint8)).save(tmp_path / "whole.png")

@@ -66,6 +66,9 @@ def test_keys_of_a_spec() -> None:
 def test_what_cannot_be_drawn(tmp_path: Path) -> None:
     with pytest.raises(SynbbError, match="at least"):
         FacePhantom(identities=0)
+    for name, value in (("seed", -1), ("noise", np.nan), ("noise", -0.1), ("light", np.inf)):
+        with pytest.raises(SynbbError, match=f"phantom faces: {name} = {value} must be a number of at least 0"):
+            FacePhantom(**{name: value})
     write_phantom_faces(tmp_path / "a", FacePhantom(identities=1, images=1))
     with pytest.raises(SynbbError, match="exists already"):
         write_phantom_faces(tmp_path / "a", SPEC)
