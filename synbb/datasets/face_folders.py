@@ -63,6 +63,20 @@ def list_faces(folder: str | Path) -> list[FaceImage]:
     return found
 
 
+def list_images(source: Path) -> list[Path]:
+    """Images of a folder, or of the folders of identities in it, in natural order; a file is itself.
+
+    Raises:
+        SynbbError: there is no such thing, or no image.
+    """
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise SynbbError(f"{source}: no such file or folder of images")
+    direct = [path for path in natural(source.iterdir()) if path.suffix.lower() in ENDINGS]
+    return direct or [face.path for face in list_faces(source)]
+
+
 def select(
     faces: Sequence[FaceImage],
     *,

@@ -20,8 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from synbb.datasets import check_fetched, credit
-from synbb.datasets.face_folders import ENDINGS, list_faces
-from synbb.datasets.ordering import natural
+from synbb.datasets.face_folders import list_images
 from synbb.errors import SynbbError
 from synbb.evaluation.verification import mean_by_identity
 from synbb.models.face_resnet import FaceNet, build_face_resnet, cosine_margin_loss
@@ -162,8 +161,22 @@ class FacesTask:
             lines += told("validation", self._validation)
         else:
             lines.append("no entry has split: validation: nothing is validated and no threshold is chosen")
+        self._check_batch()
         test, _, _ = self._checked_test(decode=False)
         return [*lines, *(told("test", test) if test.faces else [])]
+
+    def _check_batch(self) -> None:
+        """Refuse batches of one image of which the last stage sees a single position: its batch norm has one value."""
+        if self._batch_size > 1:
+            return
+        with torch.random.fork_rng(devices=()), torch.no_grad():  # weights of the run are drawn as ever
+            try:
+                self.build_model().train()(self.example_inputs())
+            except ValueError as error:
+                raise SynbbError(
+                    f"training.batch_size 1: of an image of {list(self._data.size)} (data.size) the network cannot be "
+                    f"trained ({error}); give a batch of 2 images at least, or larger ones"
+                ) from None
 
     def restore(self, facts: dict[str, Any]) -> None:
         """Be ready to build the network and to embed images without the data of the run; see the facts of a run."""
@@ -360,7 +373,7 @@ class FacesTask:
         Raises:
             SynbbError: no image in the folder.
         """
-        paths = files_of(source)
+        paths = list_images(source)
         good: list[Path] = []
         skipped: list[str] = []
         for path in paths:
@@ -387,17 +400,3 @@ class FacesTask:
 
     def close(self) -> None:
         """Nothing is held open."""
-
-
-def files_of(source: Path) -> list[Path]:
-    """Images of a folder, or of the folders of identities in it, in natural order; a file is itself.
-
-    Raises:
-        SynbbError: there is no such thing, or no image.
-    """
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise SynbbError(f"{source}: no such file or folder of images")
-    direct = [path for path in natural(source.iterdir()) if path.suffix.lower() in ENDINGS]
-    return direct or [face.path for face in list_faces(source)]

@@ -328,6 +328,16 @@ def test_images_that_do_not_fit(folder: Path, splits: dict[str, Any], data: dict
         prepared(entries(folder, **splits), **data)
 
 
+def test_a_batch_of_one_small_image_is_refused_and_draws_nothing(folder: Path) -> None:
+    images = identification(folder)
+    with pytest.raises(SynbbError, match=r"training.batch_size 1: of an image of \[16, 16\] .*batch of 2 images"):
+        prepared(images, batch_size=1, size=[16, 16])
+    state = torch.get_rng_state()
+    prepared(images, batch_size=1)
+    prepared(images, batch_size=2, size=[16, 16])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_test_images_are_looked_at_before_training(folder: Path, tmp_path: Path) -> None:
     images = entries(folder, train={"images": [0, 3]}, validation={"images": [3, 5]}, test={"images": [4, 6]})
     with pytest.raises(SynbbError, match=r"p01.05\.png is in split validation and in split test"):
