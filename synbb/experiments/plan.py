@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from synbb.training.config import RunConfig, run_config
 MASKS = "masks.safetensors"
 NO_MATTER = ("training.loader_threads", "training.prefetch", "training.checkpoint_every")
 """Settings that change no result: they are no part of the hash."""
+ADDED = {"data.augment.shadow": 0.0}
+"""Numbers that a version added after studies had been run, and where they are off: then they are no part of it."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,11 @@ def config_hash(config: RunConfig, before: str = "") -> str:
     for key in NO_MATTER:
         group, name = key.split(".")
         values[group].pop(name, None)
+    for key, off in ADDED.items():
+        *groups, name = key.split(".")
+        part = reduce(lambda inner, group: inner.get(group) or {}, groups, values)
+        if part.get(name) == off:
+            del part[name]
     pruning = config.pruning
     if before:
         del values["pruning"]["masks_from"]

@@ -242,3 +242,21 @@ def test_rows_decide_what_is_to_be_done(tmp_path: Path) -> None:
     assert [each.cell for each in found.todo] == [before.cell, late.cell]
     assert [row["accuracy"] for row in found.other] == ["0.4"]
     assert len(found.done) == len(runs) - 1
+
+
+def test_studies_that_are_shipped_find_the_rows_that_are_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hash that moves would have everything trained anew: options are added so that they change none."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    known: dict[Path, dict[Cell, set[str]]] = {}
+    for file in sorted(Path("configs/compare").glob("*.yaml")):
+        found = load_study(file)
+        if found.table is not None and Path(found.table).exists():
+            for each in plan(found, Path("runs"), str(file)):
+                known.setdefault(Path(found.table), {}).setdefault(each.cell, set()).add(each.config_hash)
+    assert len(known) >= 10
+    for table, cells in known.items():
+        rows = [(Cell.of(row), row["config_hash"]) for row in RunTable(table).rows()]
+        own = [(cell, one) for cell, one in rows if cell in cells]  # not those of other seeds or densities
+        assert own
+        lost = [str(cell) for cell, one in own if one not in cells[cell]]
+        assert not lost, f"{table}: rows that no study finds: {lost[:5]}"
