@@ -159,7 +159,7 @@ class OnRates:
         """
         used = np.zeros(sum(group.size for group in self._groups), dtype=bool)
         used[used_units] = True
-        unknown = used & np.isnan(self.rates())
+        unknown = used & np.isnan(self.rates()) if used.any() else used  # most methods need none
         if not unknown.any():
             return
         uncounted: list[str] = []

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from synbb.pruning.evidence import connection_norms
-from synbb.pruning.masks import check_masks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -125,13 +124,8 @@ class MaskedWeights:
         self.cutting = False
 
     @torch.no_grad()
-    def begin_with(self, masks: Mapping[str, Tensor], latent: Mapping[str, Tensor] | None, where: str) -> None:
-        """Take masks, and latent values where they are given, from elsewhere; cut weights become zero.
-
-        Raises:
-            SynbbError: masks of another architecture; ``where`` is how the message calls them.
-        """
-        check_masks(masks, self.shapes, where)
+    def begin_with(self, masks: Mapping[str, Tensor], latent: Mapping[str, Tensor] | None) -> None:
+        """Take masks, checked ones, and latent values where they are given, from elsewhere; cut weights become zero."""
         for index, (name, mask) in enumerate(self.masks.items()):
             mask.copy_(masks[name])
             if latent is not None:

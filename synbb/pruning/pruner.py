@@ -373,7 +373,7 @@ class Pruner(ABC):
         self._check_attached()
         check_masks(masks, self.weights.shapes, "masks")  # before anything is changed
         self.weights.restore()  # attach() has cut already where a method is sparse from the start
-        self.weights.begin_with(masks, latent, "masks")
+        self.weights.begin_with(masks, latent)
         self._mask_followers()
 
     # ---- what it tells ----
@@ -469,7 +469,7 @@ class Pruner(ABC):
         self.activity.check_state(state["activity"])  # before anything is changed
         self._steps, self.churn = int(state["steps"]), float(state["churn"])
         self.decided_rates = state["decided_rates"].numpy().copy()
-        self.weights.begin_with(state["masks"], state["latent"], "pruner state")
+        self.weights.begin_with(state["masks"], state["latent"])
         self._gathering.load_state_dict(state)
         self.load_own_state(state["own"])
         self._gathering.watch(self._steps, self.schedule)

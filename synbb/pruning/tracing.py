@@ -187,15 +187,13 @@ class _Trace(TorchFunctionMode):
         weight = args[1] if len(args) > 1 else kwargs["weight"]
         owner = self._weights.get(id(weight))
         axis = output.dim() - 1 if name == "linear" else output.dim() - (weight.dim() - 1)
-        strange = None
+        sources = [source] if source is not None else []
         if owner is None:  # computed on the fly, so that it cannot be masked
-            strange = f"{name} with a computed weight"
-        elif owner[0] in self._layer_of and self.layers[self._layer_of[owner[0]]].kind != kind_of(name):
-            strange = f"{name} with the weight of {owner[0]}"  # whose axes it reads the other way round
-        if owner is None or strange is not None:
-            return _alike(self._foreign(str(strange), [source] if source is not None else []), output, axis)
+            return _alike(self._foreign(f"{name} with a computed weight", sources), output, axis)
         number = self._layer(name, *owner)
         layer = self.layers[number]
+        if layer.kind != kind_of(name):  # a shared weight, whose axes another call reads the other way round
+            return _alike(self._foreign(f"{name} with the weight of {layer.name}", sources), output, axis)
         inward = layer.kind == "conv_transpose"
         self._applied[number] += given.numel() // layer.in_channels if inward else output.numel() // layer.out_channels
         if isinstance(source, Split) or (isinstance(source, Channels) and source.axis != axis):

@@ -24,17 +24,21 @@ def test_the_strongest_of_each_block_of_inputs_are_left_and_convolutions_whole()
     assert eligible(table, scores, layers, None).all()
 
 
+def fit(net, pruner, optimizer):
+    for _ in range(5):
+        optimizer.zero_grad()
+        net(torch.randn(64, 4)).square().mean().backward()
+        optimizer.step()
+        pruner.step()
+
+
 def test_two_of_four_holds_and_the_law_cuts_within_it():
     torch.manual_seed(0)
     net = mlp(4, 16, 32, 2)
     optimizer = SGD(net.parameters(), lr=0.1)
     pruner = BudgetedBroadcast(0.3, pattern="2:4", warmup=0, ramp=4, refresh=2, gate=0.0, minimum=0, count_every=1)
     pruner.attach(net, torch.zeros(1, 4), optimizer=optimizer)
-    for _ in range(5):
-        optimizer.zero_grad()
-        net(torch.randn(64, 4)).square().mean().backward()
-        optimizer.step()
-        pruner.step()
+    fit(net, pruner, optimizer)
     mask = pruner.masks["2"]
     assert int(mask.sum()) == round(0.3 * 512)
     assert int(mask.reshape(32, 4, 4).sum(2).max()) <= 2
@@ -58,11 +62,7 @@ def test_a_local_budget_is_no_density_that_a_pattern_could_contradict():
     optimizer = SGD(net.parameters(), lr=0.1)
     pruner = BudgetedBroadcast(tau=0.8, pattern="2:4", ramp=4, refresh=2, gate=0.0, count_every=1)
     pruner.attach(net, torch.zeros(1, 4), optimizer=optimizer)
-    for _ in range(5):
-        optimizer.zero_grad()
-        net(torch.randn(64, 4)).square().mean().backward()
-        optimizer.step()
-        pruner.step()
+    fit(net, pruner, optimizer)
     mask = pruner.masks["2"]
     assert 0.3 < pruner.density() <= 0.5
     assert int(mask.reshape(32, 4, 4).sum(2).max()) <= 2
