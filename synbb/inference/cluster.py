@@ -106,6 +106,7 @@ class _Task:
     batch: tuple[Block, ...]
     missing: frozenset[int]
     avoid: set[str] = field(default_factory=set)  # workers on which one of them raised
+    suspect: bool = False  # was under way when workers died
 
 
 def _tasks(prediction: Prediction, finished: frozenset[int]) -> Iterator[_Task]:
@@ -130,6 +131,7 @@ class _Run:
         self.retries = retries
         self.timeout = timeout
         self.again: deque[_Task] = deque()
+        self.suspects: deque[_Task] = deque()
         self.running: dict[str, tuple[_Task, Any]] = {}
         self.ended: queue.SimpleQueue[Any] = queue.SimpleQueue()  # filled by dask's callback threads
         self.charges: Counter[int] = Counter()
@@ -162,10 +164,22 @@ class _Run:
     def _fill(self, fresh: Iterator[_Task]) -> None:
         limit = AHEAD * max(1, self.expected, sum(self.workers.values()))
         while len(self.running) < limit:
-            task = self.again.popleft() if self.again else next(fresh, None)
+            task = self._next(fresh)
             if task is None:
                 return
             self._submit(task)
+
+    def _next(self, fresh: Iterator[_Task]) -> _Task | None:
+        if self.again:
+            return self.again.popleft()
+        # One at a time: dask blames all that wait at a worker that dies, so that a block which only ever waits behind
+        # the one that kills would be given up with it.
+        if self.suspects and not any(task.suspect for task, _ in self.running.values()):
+            return self.suspects.popleft()
+        return next(fresh, None)
+
+    def _queue(self, task: _Task) -> None:
+        (self.suspects if task.suspect else self.again).append(task)
 
     def _submit(self, task: _Task) -> None:
         others = sorted(set(self.workers) - task.avoid) if task.avoid else []
@@ -191,7 +205,7 @@ class _Run:
         except (TimeoutError, CancelledError):
             if future.status == "cancelled":
                 raise self.end("the connection to the scheduler is lost") from None
-            self.again.append(task)
+            self._queue(task)
         except KilledWorker as error:
             self._give_back(task, error)
         except Exception as error:  # not a block's own: the worker could not begin
@@ -221,14 +235,15 @@ class _Run:
             else:
                 again.add(failure.block)
         if again:
-            self.again.append(_Task(task.batch, frozenset(again), task.avoid | ({worker} if worker else set())))
+            avoid = task.avoid | ({worker} if worker else set())
+            self._queue(_Task(task.batch, frozenset(again), avoid, task.suspect))
 
     def _give_back(self, task: _Task, error: Any) -> None:
         """Blocks whose workers were lost: not their fault, unless it happens again and again."""
         for number in sorted(task.missing):
             self.losses[number] += error.allowed_failures + 1
             if self.losses[number] < LOSSES:
-                self.again.append(_Task(task.batch, frozenset({number})))  # alone: is it this one?
+                self._queue(_Task(task.batch, frozenset({number}), suspect=True))  # alone: is it this one?
             else:
                 self._give_up(
                     Failure(number, f"{type(error).__name__}: {error}"),

@@ -178,7 +178,8 @@ def test_a_block_that_always_raises_is_reported_once(
 def test_a_block_that_kills_workers_is_given_up(
     raw: Path, scheduler: str, workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("synbb.inference.cluster.LOSSES", 4)
+    # At the second loss: a block that waited behind this one once is not sent out beside it again.
+    monkeypatch.setattr("synbb.inference.cluster.LOSSES", 2)
     output = tmp_path / "out.zarr"
     for _ in range(2):
         workers.start(deadly=41)
@@ -189,7 +190,7 @@ def test_a_block_that_kills_workers_is_given_up(
         time.sleep(0.05)
     with pytest.raises(RunEnded, match=rf"1 of {BLOCKS} blocks failed: 41 "):
         predicting.end()
-    assert [line for line in predicting.said if "block 41 " in line and "4 workers died" in line]
+    assert [line for line in predicting.said if "block 41 " in line and "2 workers died" in line]
     assert set(read_marks(output)[1]) == set(range(BLOCKS)) - {41}
 
 
