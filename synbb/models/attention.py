@@ -30,7 +30,7 @@ class Attention(nn.Module):
         Args:
             inputs: (N, U, width).
             memory: (N, S, width); ``inputs`` themselves for self-attention.
-            mask: bool, broadcastable to (N, heads, U, S): what may be looked at.
+            mask: broadcastable to (N, heads, U, S); bool, what may be looked at, or float, added to the scores.
 
         Returns:
             (N, U, width).
@@ -41,6 +41,8 @@ class Attention(nn.Module):
             self._split(self.value(memory)),
         )
         dropout = self.dropout if self.training else 0.0
+        if mask is not None and mask.is_floating_point():
+            mask = mask.to(query.dtype)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         gathered: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return gathered
@@ -59,3 +61,14 @@ def sinusoids(length: int, width: int, device: torch.device) -> Tensor:
     )
     angles = position * rate
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)[:, :width]
+
+
+def distance_bias(length: int, heads: int, device: torch.device) -> Tensor:
+    """What attention's scores lose with distance, (1, heads, length, length), for each head at a slope of its own.
+
+    Attention with linear biases (Press et al. 2022), here in both directions: slopes fall from 2^(-8 / heads) to 2^-8.
+    """
+    slopes = 2.0 ** (-8.0 / heads * torch.arange(1, heads + 1, device=device, dtype=torch.float32))
+    place = torch.arange(length, device=device, dtype=torch.float32)
+    bias: Tensor = -slopes[:, None, None] * (place[:, None] - place).abs()
+    return bias[None]

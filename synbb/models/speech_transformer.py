@@ -3,20 +3,23 @@
     frames (N, mels, T) → two convolutions of stride 2 → encoder layers → CTC logits (N, T/4, tokens)
                                                              └→ decoder layers → logits of the next token (N, U, tokens)
 
-Layers normalise before what they do (pre-norm), which trains without a long warm-up (Xiong et al. 2020).
+Layers normalise before what they do (pre-norm), which trains without a long warm-up (Xiong et al. 2020). Little speech
+goes further when it need not teach that a sound may lie a band higher (convolutions over bands and time) nor that what
+is near matters most (attention with linear biases): docs/results.md, "Speech".
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from synbb.errors import SynbbError
-from synbb.models.attention import Attention, sinusoids
+from synbb.models.attention import Attention, distance_bias, sinusoids
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +29,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.G
 REDUCTION = 4
 """Frames that one position of the encoder stands for."""
 KERNEL = 3
+Size = TypeVar("Size", int, Tensor)
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, stream: Tensor, mask: Tensor) -> Tensor:
-        """(N, T, width) to the same; ``mask`` as :class:`Attention` has it."""
+        """(N, T, width) to the same; ``mask`` as :meth:`Attention.forward` has it."""
         normed = self.attention_norm(stream)
         stream = stream + self.dropout(self.attention(normed, normed, mask))
         outputs: Tensor = stream + self.dropout(self.feed_forward(self.feed_forward_norm(stream)))
@@ -112,21 +116,35 @@ class Encoder(nn.Module):
         hidden: units of a feed-forward network.
         activation: ``relu`` or ``gelu``.
         dropout: of every addition to the stream.
+        channels: of the two convolutions, which go over bands and time; None for convolutions over time alone, with
+            ``width`` channels.
+        linear_bias: whether attention is biased against distance, see :func:`synbb.models.attention.distance_bias`.
     """
 
     def __init__(
-        self, mels: int, width: int, layers: int, heads: int, hidden: int, activation: str, dropout: float
+        self,
+        mels: int,
+        width: int,
+        layers: int,
+        heads: int,
+        hidden: int,
+        activation: str,
+        dropout: float,
+        *,
+        channels: int | None,
+        linear_bias: bool,
     ) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.heads, self.linear_bias = width, heads, linear_bias
+        self.over_bands = channels is not None
+        convolution: type[nn.Conv1d | nn.Conv2d] = nn.Conv1d if channels is None else nn.Conv2d
+        sizes = (mels, width, width) if channels is None else (1, channels, channels)
+        features = width if channels is None else channels * shorter(shorter(mels))
         self.convolutions = nn.ModuleList(
-            [
-                nn.Conv1d(mels, width, KERNEL, stride=2, padding=KERNEL // 2),
-                nn.Conv1d(width, width, KERNEL, stride=2, padding=KERNEL // 2),
-            ]
+            [convolution(*pair, KERNEL, stride=2, padding=KERNEL // 2) for pair in pairwise(sizes)]
         )
         self.activations = nn.ModuleList([ACTIVATIONS[activation]() for _ in self.convolutions])
-        self.projection = nn.Linear(width, width)
+        self.projection = nn.Linear(features, width)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList([EncoderLayer(width, heads, hidden, activation, dropout) for _ in range(layers)])
         self.norm = nn.LayerNorm(width)
@@ -136,15 +154,18 @@ class Encoder(nn.Module):
 
         What stands in the padding has no influence on what comes before it.
         """
-        stream = frames
+        maps = frames[:, None] if self.over_bands else frames
         for convolution, activation in zip(self.convolutions, self.activations, strict=True):
             lengths = shorter(lengths)
-            stream = activation(convolution(stream))
-            stream = stream * within(lengths, stream.shape[2])[:, None].to(stream.dtype)
+            maps = activation(convolution(maps))
+            heard = within(lengths, maps.shape[-1]).to(maps.dtype)
+            maps = maps * (heard[:, None, None] if self.over_bands else heard[:, None])
         # Scaled, or positions would be louder than what is heard (Vaswani et al. 2017, section 3.4).
-        stream = self.projection(stream.transpose(1, 2)) * math.sqrt(self.width)
+        stream = self.projection(maps.flatten(1, -2).transpose(1, 2)) * math.sqrt(self.width)
         stream = self.dropout(stream + sinusoids(stream.shape[1], self.width, stream.device).to(stream.dtype))
         mask = within(lengths, stream.shape[1])[:, None, None]
+        if self.linear_bias:
+            mask = distance_bias(stream.shape[1], self.heads, stream.device).masked_fill(~mask, -math.inf)
         for layer in self.layers:
             stream = layer(stream, mask)
         return self.norm(stream), lengths
@@ -219,7 +240,7 @@ def within(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
-def shorter(lengths: Tensor) -> Tensor:
+def shorter(lengths: Size) -> Size:
     """Positions after one convolution of stride 2."""
     return (lengths + 1) // 2
 
@@ -235,6 +256,8 @@ def build_speech_transformer(
     decoder_layers: int = 0,
     activation: Activation = "relu",
     dropout: float = 0.1,
+    channels: int | None = 16,
+    linear_bias: bool = True,
 ) -> SpeechTransformer:
     """A Transformer for speech, random weights.
 
@@ -248,19 +271,23 @@ def build_speech_transformer(
         decoder_layers: of the decoder; 0 for CTC alone.
         activation: ``relu`` or ``gelu``.
         dropout: of every addition to the stream.
+        channels: of the convolutions over bands and time; None for convolutions over time alone.
+        linear_bias: whether the encoder's attention is biased against distance.
 
     Raises:
         SynbbError: numbers that make no network.
     """
-    if min(mels, width, layers, heads, hidden) < 1 or tokens < 2 or decoder_layers < 0:
+    least = min(mels, width, layers, heads, hidden, 1 if channels is None else channels)
+    if least < 1 or tokens < 2 or decoder_layers < 0:
         raise SynbbError(
-            f"{mels} mels, {tokens} tokens, width {width}, {layers} layers of {heads} heads and {hidden} hidden units, "
-            f"{decoder_layers} decoder layers make no network: give positive numbers"
+            f"{mels} mels, {channels} channels, {tokens} tokens, width {width}, {layers} layers of {heads} heads and "
+            f"{hidden} hidden units, {decoder_layers} decoder layers make no network: give positive numbers"
         )
     if width % heads:
         raise SynbbError(f"model.width {width} is no multiple of model.heads {heads}: choose heads that divide it")
     if activation not in ACTIVATIONS:
         raise SynbbError(f"model.activation {activation!r}: choose {' or '.join(ACTIVATIONS)}")
-    encoder = Encoder(mels, width, layers, heads, hidden, activation, dropout)
+    sizes = (width, layers, heads, hidden, activation, dropout)
+    encoder = Encoder(mels, *sizes, channels=channels, linear_bias=linear_bias)
     decoder = Decoder(tokens, width, decoder_layers, heads, hidden, activation, dropout) if decoder_layers else None
     return SpeechTransformer(encoder, tokens, decoder)

@@ -234,11 +234,14 @@ class SpeechTask:
         for row, each in enumerate(tokens):
             targets[row, : len(each)] = torch.tensor(each)
         heard = torch.arange(inputs.shape[2]) < lengths[:, None]
+        valid = {"*": heard}
+        if self._model.channels is not None:  # units over bands and time
+            valid = {"encoder.activations.*": heard[:, None, None].expand(-1, -1, inputs.shape[1], -1), **valid}
         if not self._model.decoder_layers:
-            return Batch((inputs, lengths), targets, heard)
+            return Batch((inputs, lengths), targets, valid)
         so_far = F.pad(targets.clamp(min=BLANK), (1, 0), value=end_of(self._vocabulary))
         written = F.pad(targets != IGNORED, (1, 0), value=True)
-        return Batch((inputs, lengths, so_far), targets, {"decoder*": written, "*": heard})
+        return Batch((inputs, lengths, so_far), targets, {"decoder*": written, **valid})
 
     def upcoming(self, steps: range, rank: int, world_size: int) -> None:
         """Nothing: utterances are small and decoded as they are needed."""
@@ -277,6 +280,8 @@ class SpeechTask:
             decoder_layers=model.decoder_layers,
             activation=model.activation,
             dropout=model.dropout,
+            channels=model.channels,
+            linear_bias=model.linear_bias,
         )
 
     def example_inputs(self) -> tuple[Tensor, ...]:

@@ -44,6 +44,9 @@ class SpeechModelSettings(Settings):
         decoder_layers: of the decoder; 0 for CTC alone.
         activation: ``relu`` or ``gelu``.
         dropout: of every addition to the stream.
+        channels: of the two convolutions in front, which go over bands and time; null for convolutions over time alone,
+            of the stream's width.
+        linear_bias: whether the encoder's attention is biased against distance.
         ctc_weight: of the CTC loss, and of CTC's scores in joint decoding, where there is a decoder.
         smoothing: of the decoder's targets.
         decoding: ``greedy`` takes CTC's best path; ``beam`` searches prefixes, with the decoder where there is one.
@@ -57,6 +60,8 @@ class SpeechModelSettings(Settings):
     decoder_layers: Annotated[int, Field(ge=0)] = 0
     activation: Literal["relu", "gelu"] = "relu"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    channels: PositiveInt | None = 16
+    linear_bias: bool = True
     ctc_weight: Annotated[float, Field(gt=0, le=1)] = 0.3
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     decoding: Decoding = "greedy"

@@ -122,11 +122,17 @@ def test_an_epoch_shows_every_utterance_once_and_lengths_go_together(folder: Pat
     assert np.mean(spread) < (shuffled.max(axis=1) / shuffled.min(axis=1)).mean()
 
 
-def test_valid_positions_are_those_of_frames_and_of_tokens(folder: Path) -> None:
-    batch = prepared(parts(folder), model={"decoder_layers": 1}).batch(0, 0, 1)
+@pytest.mark.parametrize("channels", [3, None])
+def test_valid_positions_are_those_of_frames_and_of_tokens(folder: Path, channels: int | None) -> None:
+    batch = prepared(parts(folder), model={"decoder_layers": 1, "channels": channels}).batch(0, 0, 1)
     frames, lengths, so_far = batch.inputs
     assert isinstance(batch.valid, dict)
-    assert [*batch.valid] == ["decoder*", "*"]
+    assert [*batch.valid] == ["decoder*", *(["encoder.activations.*"] if channels else []), "*"]
+    if channels:  # as large as the spectrogram: batch, channel, bands, time
+        over_bands = batch.valid["encoder.activations.*"]
+        assert over_bands.shape == (4, 1, *frames.shape[1:])
+        assert torch.equal(over_bands.all(dim=(1, 2)), batch.valid["*"])
+        assert torch.equal(over_bands.any(dim=(1, 2)), batch.valid["*"])
     assert torch.equal(batch.valid["*"].sum(dim=1), lengths)
     assert batch.valid["*"].shape == (4, frames.shape[2])
     written = (batch.targets != IGNORED).sum(dim=1)
