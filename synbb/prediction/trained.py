@@ -91,16 +91,19 @@ def device_named(name: str) -> str:
     """A device of torch; ``auto`` is a GPU where there is one.
 
     Raises:
-        SynbbError: no such device, one that is neither a CPU nor a GPU of CUDA, or torch sees no GPU.
+        SynbbError: no such device, one that is neither a CPU nor a GPU of CUDA, or torch does not see that GPU.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(name).type
+        device = torch.device(name)
     except RuntimeError:
-        kind = ""
-    if kind not in ("cpu", "cuda"):
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
         raise SynbbError(f"--device {name}: no device that is computed on; use auto, cpu, cuda or cuda:N")
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    if device.type == "cuda" and not torch.cuda.is_available():
         raise SynbbError(f"--device {name}: torch sees no GPU; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise SynbbError(f"--device {name}: torch sees no such GPU; use cuda:0{f' to cuda:{last}' if last else ''}")
     return name
