@@ -72,7 +72,7 @@ def make_phantom(
     folder: Annotated[Path, typer.Argument(help="Folder to create.")],
     shape: Annotated[str, typer.Option(help="Voxels z,y,x.")] = "40,512,512",
     voxel_size: Annotated[str, typer.Option(help="nm z,y,x.")] = "40,8,8",
-    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same data.")] = 0,
     synapse_density: Annotated[float, typer.Option(help="Synapses per cubic micrometre; 0 for none.")] = 3.0,
     noise: Annotated[float, typer.Option(help="Strength of the grain.")] = 1.0,
     jitter: Annotated[float, typer.Option(help="Standard deviation of a section's shift, nm.")] = 12.0,
@@ -110,7 +110,7 @@ def make_phantom_faces(
     identities: Annotated[int, typer.Option(help="Number of people.")] = 20,
     images: Annotated[int, typer.Option(help="Images of each.")] = 10,
     size: Annotated[str, typer.Option(help="Pixels y,x.")] = "48,40",
-    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same data.")] = 0,
     noise: Annotated[float, typer.Option(help="Grain, of 0 to 1.")] = 0.04,
     light: Annotated[float, typer.Option(help="How unevenly the light falls; 0 for from the front alone.")] = 0.5,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a phantom that is there.")] = False,
@@ -138,7 +138,7 @@ def make_phantom_speech(
     words: Annotated[str, typer.Option(help="Fewest and most words of an utterance.")] = "2,4",
     vocabulary: Annotated[int, typer.Option(help="Number of different words.")] = 30,
     snr: Annotated[float, typer.Option(help="How much louder speech is than the background noise, dB.")] = 15.0,
-    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same data.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a phantom that is there.")] = False,
 ) -> None:
     """Speak made-up words with voices of people who do not exist, a folder each, with transcripts."""

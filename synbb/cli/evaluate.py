@@ -47,7 +47,7 @@ def command(
     ] = 300.0,
     voxel_size: Annotated[
         str | None,
-        typer.Option("--voxel-size", metavar="z,y,x", help="nm, for files that state none."),
+        typer.Option("--voxel-size", metavar="Z,Y,X", help="nm, for files that state none."),
     ] = None,
     split: Annotated[str, typer.Option(help="With RUN: test, or validation.")] = "test",
     weights: Annotated[str, typer.Option(help="With RUN: last, or best on the validation split.")] = "last",

@@ -48,7 +48,7 @@ def command(
     ] = None,
     weights: Annotated[str, typer.Option(help="last, or best on the validation split.")] = "last",
     voxel_size: Annotated[
-        str | None, typer.Option("--voxel-size", metavar="z,y,x", help="nm, for an INPUT that states none.")
+        str | None, typer.Option("--voxel-size", metavar="Z,Y,X", help="nm, for an INPUT that states none.")
     ] = None,
     tolerance: Annotated[
         float, typer.Option(help="Share by which voxel sizes may differ and count as the same: 0.02 for 2 %.")
@@ -86,7 +86,7 @@ def command(
         str | None, typer.Option(metavar="Z,Y,X", help="Working voxels of a window; a training patch by default.")
     ] = None,
     segment: Annotated[
-        str | None, typer.Option(metavar="OUT.zarr", help="Segment at once, with the threshold of the run.")
+        str | None, typer.Option(metavar="OUT.zarr", help="Segment at once, by threshold and rules of the run.")
     ] = None,
     drop_probabilities: Annotated[
         bool, typer.Option("--drop-probabilities", help="With --segment: remove the probabilities afterwards.")

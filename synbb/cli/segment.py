@@ -25,15 +25,24 @@ def command(
         ),
     ] = None,
     max_size: Annotated[
-        float | None, typer.Option("--max-size", metavar="NM3", help="Leave out objects of more than NM3 cubic nm.")
+        float | None,
+        typer.Option(
+            "--max-size", metavar="NM3", help="Leave out objects of more than NM3 cubic nm; by default as stored."
+        ),
     ] = None,
     low: Annotated[
         float | None,
-        typer.Option(metavar="P", help="Objects reach down to p >= P, if they hold a voxel of p >= the threshold."),
+        typer.Option(
+            metavar="P",
+            help="Objects reach down to p >= P, if they hold a voxel of p >= the threshold; by default as stored.",
+        ),
     ] = None,
     bridge: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Objects that overlap across at most N sections without data are one."),
+        typer.Option(
+            metavar="N",
+            help="Objects that overlap across at most N sections without data are one; by default as stored, 0 is off.",
+        ),
     ] = None,
     blank: Annotated[
         str | None,
@@ -41,12 +50,15 @@ def command(
     ] = None,
     split: Annotated[
         float | None,
-        typer.Option(metavar="NM", help="Split touching synapses whose maxima of p are at least NM apart."),
+        typer.Option(
+            metavar="NM",
+            help="Split touching synapses whose maxima of p are at least NM apart; by default as stored, 0 is off.",
+        ),
     ] = None,
     connectivity: Annotated[int, typer.Option(help="6 (faces), 18 (and edges) or 26 (and corners).")] = 26,
     voxel_size: Annotated[
         str | None,
-        typer.Option("--voxel-size", metavar="z,y,x", help="nm, for files that state none."),
+        typer.Option("--voxel-size", metavar="Z,Y,X", help="nm, for files that state none."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
 ) -> None:
