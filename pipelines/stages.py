@@ -24,8 +24,6 @@ from synbb.training.checkpoint import file_sha256, write_json
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, dotted keys.")
 ]
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, dotted keys.")
-]
 RunFolder = Annotated[Path | None, typer.Option(help="Folder of the run; runs/<name of the config> by default.")]
 Datasets = Annotated[Path, typer.Option(help="Folder of all datasets.")]
 
