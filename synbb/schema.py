@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,9 +18,14 @@ LONGEST_VALUE = 200
 
 
 class Settings(BaseModel):
-    """Base of every settings model: frozen, no unknown keys, defaults checked too."""
+    """Base of every settings model: frozen, no unknown keys, defaults checked too.
+
+    Attributes:
+        BEFORE: of keys that were added when runs had been stored, what runs without them did.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    BEFORE: ClassVar[dict[str, Any]] = {}
 
 
 S = TypeVar("S", bound=BaseModel)

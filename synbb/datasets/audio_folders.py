@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 ENDINGS = frozenset({".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".sph", ".wav"})
+HIGHEST_RATE = 1_000_000  # Hz; beyond, a header is damaged
+DENSEST = 4096  # samples that a byte may stand for: more than silence in FLAC
 LOUDEST = 16.0
 """Floating-point samples may exceed 1 a little; beyond this they were never meant to end there."""
 TABLE = "transcripts.csv"
@@ -230,7 +232,7 @@ def _of_row(row: dict[Any, Any], folder: Path, at: str) -> Utterance:
 
 
 def list_audio(source: str | Path) -> list[Path]:
-    """Every audio file below a folder, in natural order; a file is itself. Hidden ones are passed over.
+    """Every audio file below a folder, in natural order; a file is itself. Hidden ones are passed over, links followed.
 
     Raises:
         SynbbError: there is no such thing, or no audio.
@@ -240,10 +242,23 @@ def list_audio(source: str | Path) -> list[Path]:
         return [where]
     if not where.is_dir():
         raise SynbbError(f"{where}: no such file or folder of audio")
-    found = [path for path in where.rglob("*") if _is_audio(path)]
+    found = [path for path in _below(where, set()) if _is_audio(path)]
     if not found:
         raise SynbbError(f"{where}: no audio below it ({', '.join(sorted(ENDINGS))})")
     return natural_paths(found)
+
+
+def _below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """Everything below a folder, through links to folders too, each folder once."""
+    found = folder.stat()
+    if (found.st_dev, found.st_ino) in seen:
+        return
+    seen.add((found.st_dev, found.st_ino))
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _below(path, seen)
+        else:
+            yield path
 
 
 def read_audio(path: str | Path) -> Audio:
@@ -255,7 +270,7 @@ def read_audio(path: str | Path) -> Audio:
     """
     file = Path(path)
     with _opened(file) as opened:
-        rate, stated = int(opened.samplerate), _frames(opened, file)
+        stated, rate = _frames(opened, file), int(opened.samplerate)
         every: Samples = opened.read(dtype="float32", always_2d=True)
         vague = opened.format == "MP3"  # whose headers may state no more than a guess
     if not len(every) or (len(every) < stated and not vague):
@@ -316,6 +331,10 @@ def _frames(opened: Any, file: Path) -> int:
         raise SynbbError(f"{file} is cut short: {cut.group(2)} of {cut.group(1)} bytes of sound; {REMEDY}")
     if opened.frames < 1:
         raise SynbbError(f"{file} holds no samples; {REMEDY}")
+    rate, size = int(opened.samplerate), file.stat().st_size
+    # Said by the header alone: believed, it would ask for hundreds of GiB.
+    if not 1 <= rate <= HIGHEST_RATE or opened.frames > DENSEST * size:
+        raise SynbbError(f"{file} is damaged: {size:,} bytes of {opened.frames:,} samples at {rate:,} Hz; {REMEDY}")
     return int(opened.frames)
 
 

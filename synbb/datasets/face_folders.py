@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from synbb.datasets.ordering import natural
 from synbb.errors import SynbbError
@@ -27,6 +28,22 @@ if TYPE_CHECKING:
 
 ENDINGS = frozenset({".png", ".pgm", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 _LIGHT = re.compile(r"A([+-]\d{3})E([+-]\d{2})")
+
+ORIENTATION = 0x0112  # of EXIF
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings an image of an orientation upright.
+
+``ImageOps.exif_transpose`` writes all other tags anew besides, and fails where one of them is damaged.
+"""
+UNDECODABLE = (UnidentifiedImageError, Image.DecompressionBombError, struct.error)
 
 Grey = NDArray[np.uint8]
 
@@ -40,7 +57,7 @@ class FaceImage:
 
 
 def list_faces(folder: str | Path) -> list[FaceImage]:
-    """All images below ``folder``, by identity, both in natural order.
+    """All images below ``folder``, by identity, both in natural order. Hidden ones are passed over.
 
     Raises:
         SynbbError: no such folder, or no image in a folder of an identity.
@@ -51,9 +68,9 @@ def list_faces(folder: str | Path) -> list[FaceImage]:
     found = [
         FaceImage(path, each.name)
         for each in natural(where.iterdir())
-        if each.is_dir()
+        if each.is_dir() and not each.name.startswith(".")
         for path in natural(each.iterdir())
-        if path.suffix.lower() in ENDINGS
+        if _is_image(path)
     ]
     if not found:
         raise SynbbError(
@@ -61,6 +78,10 @@ def list_faces(folder: str | Path) -> list[FaceImage]:
             "IDENTITY/IMAGE.png"
         )
     return found
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in ENDINGS and not path.name.startswith(".")
 
 
 def list_images(source: Path) -> list[Path]:
@@ -73,7 +94,7 @@ def list_images(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise SynbbError(f"{source}: no such file or folder of images")
-    direct = [path for path in natural(source.iterdir()) if path.suffix.lower() in ENDINGS]
+    direct = [path for path in natural(source.iterdir()) if _is_image(path)]
     return direct or [face.path for face in list_faces(source)]
 
 
@@ -153,12 +174,13 @@ def read_grey(path: Path, size: tuple[int, int]) -> Grey:
     try:
         with Image.open(path) as image:
             deep = image.mode == "F" or image.mode.startswith("I")
-            turned = ImageOps.exif_transpose(image)
+            turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+            turned = image if turn is None else image.transpose(turn)
             grey = Image.fromarray(_to_8_bits(np.asarray(turned))) if deep else turned.convert("L")
             if grey.size != (size[1], size[0]):
                 grey = grey.resize((size[1], size[0]), Image.Resampling.LANCZOS)
             return np.asarray(grey, dtype=np.uint8)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except (*UNDECODABLE, OSError, SyntaxError, ValueError) as error:
         raise SynbbError(f"{path} cannot be decoded as an image ({error}); replace or remove it") from None
 
 
@@ -183,32 +205,31 @@ def read_pairs(file: str | Path, faces: Sequence[FaceImage]) -> list[tuple[int, 
     """Pairs of images from a file in the layout of LFW's ``pairs.txt``.
 
     ``name i j`` are images i and j of one identity, ``name i other j`` of two; images are counted from 1 as in their
-    names (``name_0001.jpg``), or in natural order where names hold no such number. LFW's first
+    names (``name_0001.jpg``), or in natural order where not all names of an identity hold such a number. LFW's first
     line, of one or two numbers, is passed over.
 
     Args:
-        file: the list.
+        file: the list, UTF-8.
         faces: the images it speaks of.
 
     Returns:
         Positions in ``faces``.
 
     Raises:
-        SynbbError: no such file, a line that is no pair, or an image that is not there.
+        SynbbError: no such file, a line that is no pair, an image that is not there, or two of one number.
     """
     path = Path(file)
     if not path.is_file():
         raise SynbbError(f"pairs {path}: no such file; it lists pairs as LFW's pairs.txt does")
-    by_number: dict[tuple[str, int], int] = {}
-    count: dict[str, int] = {}
-    for position, face in enumerate(faces):
-        count[face.identity] = count.get(face.identity, 0) + 1
-        stated = re.search(r"_(\d+)$", face.path.stem)
-        by_number[face.identity, int(stated.group(1)) if stated else count[face.identity]] = position
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise SynbbError(f"pairs {path}: is not UTF-8 ({error.reason} at byte {error.start}); convert it") from None
+    by_number = _numbered(faces, path)
     pairs = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         parts = line.split("\t") if "\t" in line else line.split()
-        if not parts or (number == 1 and len(parts) <= 2 and all(part.isdigit() for part in parts)):
+        if not parts or (number == 1 and len(parts) <= 2 and all(part.isdecimal() for part in parts)):
             continue  # LFW begins with the number of folds and pairs
         match parts:
             case [name, one, other]:
@@ -226,9 +247,32 @@ def read_pairs(file: str | Path, faces: Sequence[FaceImage]) -> list[tuple[int, 
     return pairs
 
 
+def _numbered(faces: Sequence[FaceImage], pairs: Path) -> dict[tuple[str, int], int]:
+    """Positions of images by identity and number.
+
+    Raises:
+        SynbbError: two images of an identity have one number.
+    """
+    positions: dict[str, list[int]] = {}
+    for position, face in enumerate(faces):
+        positions.setdefault(face.identity, []).append(position)
+    found: dict[tuple[str, int], int] = {}
+    for identity, own in positions.items():
+        stated = [re.search(r"_(\d+)$", faces[position].path.stem) for position in own]
+        for place, (position, match) in enumerate(zip(own, stated, strict=True), start=1):
+            number = int(match[1]) if match and all(stated) else place
+            if (identity, number) in found:
+                one, other = faces[found[identity, number]].path, faces[position].path
+                raise SynbbError(
+                    f"pairs {pairs}: {one} and {other} are both image {number} of {identity!r}; rename or leave out one"
+                )
+            found[identity, number] = position
+    return found
+
+
 def _position(known: dict[tuple[str, int], int], end: tuple[str, str], path: Path, line: int) -> int:
     name, text = end
-    if not text.isdigit():
+    if not text.isdecimal():
         raise SynbbError(f"{path}, line {line}: {text!r} is no number of an image of {name}")
     if (name, int(text)) not in known:
         raise SynbbError(f"{path}, line {line}: there is no image {int(text)} of {name!r} in the images of the split")

@@ -58,9 +58,14 @@ class Ranking:
         return float("-inf") if allowed >= len(unknown) else float(np.nextafter(unknown[allowed], np.inf))
 
     def identified_at(self, threshold: float) -> float:
-        """Detection and identification rate: share of the known probes that are named, and right."""
+        """Detection and identification rate: share of the known probes that are named, and right.
+
+        It is nan without any, and where the threshold is, for want of unknown probes.
+        """
+        if not self.known.any() or np.isnan(threshold):
+            return float("nan")
         named = self.correct & (self.similarity >= threshold)
-        return float(named[self.known].mean()) if self.known.any() else float("nan")
+        return float(named[self.known].mean())
 
     def alarms_at(self, threshold: float) -> float:
         """Share of the unknown probes that are named all the same; nan without any."""

@@ -90,12 +90,18 @@ def write_table(table: Table, output: Path, say: Callable[[str], None]) -> None:
     Raises:
         RunEnded: the disk is full.
     """
-    write_atomically(output, csv_text(table.columns, table.rows).encode())
+    write_atomically(output, _encoded(csv_text(table.columns, table.rows)))
     left_out = _left_out_beside(output)
     left_out.unlink(missing_ok=True)
     if table.skipped:
-        write_atomically(left_out, csv_text(["reason"], [[reason] for reason in table.skipped]).encode())
+        write_atomically(left_out, _encoded(csv_text(["reason"], [[reason] for reason in table.skipped])))
         more = f"; and more, all in {left_out}" if len(table.skipped) > SHOWN else ""
-        say(f"left out ({len(table.skipped)}): {'; '.join(table.skipped[:SHOWN])}{more}")
+        shown = "; ".join(table.skipped[:SHOWN]).encode(errors="backslashreplace").decode()
+        say(f"left out ({len(table.skipped)}): {shown}{more}")
     for note in table.notes:
         say(note)
+
+
+def _encoded(text: str) -> bytes:
+    """UTF-8; names of files that are none, as Linux allows, are written as they are on the disk."""
+    return text.encode(errors="surrogateescape")

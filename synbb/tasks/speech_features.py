@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -79,8 +80,9 @@ class FeatureReader:
         self._frames = LogMel(settings)
         self._kept: dict[Path, Tensor] = {}
         self._lock = threading.Lock()
-        self._rates: dict[int, int] = {}
+        self._rates: Counter[int] = Counter()
         self._several = 0
+        self._noted: set[Path] = set()
 
     def frames(self, path: Path) -> Tensor:
         """Frames (mels, T) of a file, each band of mean 0 and standard deviation 1.
@@ -109,13 +111,16 @@ class FeatureReader:
             SynbbError: the file is no audio.
         """
         audio = read_audio(path)
-        self._note(audio)
+        self._note(path, audio)
         return resampled(audio, self.settings.rate)
 
-    def _note(self, audio: Audio) -> None:
+    def _note(self, path: Path, audio: Audio) -> None:
         with self._lock:
+            if path in self._noted:
+                return  # a file that does not fit into memory is read again and again
+            self._noted.add(path)
             if audio.rate != self.settings.rate:
-                self._rates[audio.rate] = self._rates.get(audio.rate, 0) + 1
+                self._rates[audio.rate] += 1
             self._several += audio.channels > 1
 
     def notes(self) -> list[str]:
@@ -127,7 +132,7 @@ class FeatureReader:
             ]
             if self._several:
                 lines.append(f"{self._several} of the files had several channels, whose mean was taken")
-            self._rates, self._several = {}, 0
+            self._rates, self._several = Counter(), 0
         return lines
 
     def frame_count(self, seconds: float) -> int:
@@ -257,15 +262,16 @@ def pieces(samples: Samples, rate: int, longest: float) -> list[Samples]:
     Args:
         samples: (n,).
         rate: samples a second.
-        longest: s.
+        longest: s, taken as at least one.
     """
-    limit, step = round(longest * rate), max(rate // 50, 1)
+    limit, step = round(max(longest, 1.0) * rate), max(rate // 50, 1)
     found = []
     while len(samples) > limit:
         first = limit - limit // 3
         power = np.square(samples[first : first + limit // 3 // step * step]).reshape(-1, step).mean(axis=1)
         # A pause, not a gap within a word: the mean over a fifth of a second.
-        calm = np.convolve(power, np.full(min(10, len(power)), 1.0), mode="same")
+        near = np.ones(min(10, len(power)))
+        calm = np.convolve(power, near, mode="same") / np.convolve(np.ones(len(power)), near, mode="same")
         at = first + int(np.argmin(calm)) * step + step // 2
         found.append(samples[:at])
         samples = samples[at:]

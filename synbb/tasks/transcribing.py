@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -13,14 +13,14 @@ from synbb.datasets.audio_folders import audio_library, list_audio
 from synbb.errors import SynbbError
 from synbb.models.ctc import greedy, prefix_beam_search
 from synbb.models.joint_decoding import joint_beam_search
-from synbb.models.speech_transformer import SpeechTransformer
+from synbb.models.speech_transformer import REDUCTION, SpeechTransformer
 from synbb.schema import Settings
 from synbb.tasks.base import Table
 from synbb.tasks.speech_features import PositiveInt, padded, pieces
 from synbb.tasks.speech_text import end_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from synbb.tasks.speech_corpus import Heard
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from synbb.tasks.speech_text import Vocabulary
 
 HEARD_AT_ONCE = 32
-"""Utterances that are decoded in one batch."""
+"""Utterances that are decoded in one batch, at most."""
+SCORES_AT_ONCE = 2**29
+"""Bytes of attention's scores in such a batch."""
+FLOAT = 4  # bytes
 
 Decoding = Literal["greedy", "beam"]
 
@@ -52,6 +55,8 @@ class SpeechModelSettings(Settings):
         decoding: ``greedy`` takes CTC's best path; ``beam`` searches prefixes, with the decoder where there is one.
         beam: hypotheses that are kept.
     """
+
+    BEFORE: ClassVar[dict[str, Any]] = {"channels": None, "linear_bias": False}
 
     width: PositiveInt = 128
     layers: PositiveInt = 4
@@ -91,14 +96,27 @@ class Transcriber:
 
     def utterances(self, model: nn.Module, heard: Sequence[Heard], device: Any, how: Decoding) -> list[str]:
         """What the network writes of utterances, in their order."""
-        by_length = sorted(range(len(heard)), key=lambda place: heard[place].frames)
         texts = [""] * len(heard)
-        for first in range(0, len(heard), HEARD_AT_ONCE):
-            places = by_length[first : first + HEARD_AT_ONCE]
+        for places in self._together([each.frames for each in heard]):
             frames = [self._reader.frames(heard[place].utterance.path) for place in places]
             for place, text in zip(places, self._written(model, frames, device, how), strict=True):
                 texts[place] = text
         return texts
+
+    def _together(self, frames: Sequence[int]) -> Iterator[list[int]]:
+        """Places of utterances that are heard at once, of about one length: few where they are long.
+
+        Attention's scores are (utterances, heads, positions, positions), of the longest of them.
+        """
+        group: list[int] = []
+        for place in sorted(range(len(frames)), key=lambda place: frames[place]):
+            scores = FLOAT * self._settings.heads * (frames[place] / REDUCTION) ** 2
+            if group and (len(group) == HEARD_AT_ONCE or (len(group) + 1) * scores > SCORES_AT_ONCE):
+                yield group
+                group = []
+            group.append(place)
+        if group:
+            yield group
 
     @torch.no_grad()
     def _written(self, model: nn.Module, frames: Sequence[Tensor], device: Any, how: Decoding) -> list[str]:
@@ -182,10 +200,8 @@ class Transcriber:
     ) -> list[list[str]]:
         """Rows of recordings, their pieces in batches of about one length."""
         flat = [piece for _, _, parts in waiting for piece in parts]
-        order = sorted(range(len(flat)), key=lambda place: flat[place].shape[1])
         texts = [""] * len(flat)
-        for first in range(0, len(flat), HEARD_AT_ONCE):
-            places = order[first : first + HEARD_AT_ONCE]
+        for places in self._together([piece.shape[1] for piece in flat]):
             written = self._written(model, [flat[place] for place in places], device, self._settings.decoding)
             for place, text in zip(places, written, strict=True):
                 texts[place] = text

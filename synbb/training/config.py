@@ -99,6 +99,19 @@ def run_config(values: object, source: str) -> RunConfig:
     return validated(_config_of(name), values, source)
 
 
+def stored_config(values: object, source: str) -> RunConfig:
+    """Settings that a run of this version or an earlier one stored; as :func:`run_config`.
+
+    Keys that were added since mean there what was done before they existed: ``BEFORE`` of the task's settings.
+    """
+    if isinstance(values, dict):
+        kind = find_task(str(values.get("task", DEFAULT_TASK)))
+        for part, wanted in (("data", kind.data), ("model", kind.model)):
+            if isinstance(values.get(part), dict):
+                values = {**values, part: {**getattr(wanted, "BEFORE", {}), **values[part]}}
+    return run_config(values, source)
+
+
 @cache
 def _config_of(task: str) -> type[RunConfig]:
     """The settings of runs of a task."""

@@ -158,7 +158,11 @@ def restore(session: Session) -> int:
     done, random = 0, None
     if file.is_file():  # a run may be stopped before its first one, and then begins again
         state = load_checkpoint(file)
-        session.net.load_state_dict(state["model"])
+        try:
+            session.net.load_state_dict(state["model"])
+        except RuntimeError as error:
+            what = " ".join(str(error).split())
+            raise SynbbError(f"{file} does not fit the network of the config ({what}); start a new run") from None
         session.optimizer.load_state_dict(state["optimizer"])
         session.scheduler.load_state_dict(state["scheduler"])
         if session.pruner is not None:

@@ -36,7 +36,7 @@ from synbb.training.checkpoint import (
     write_atomically,
     write_json,
 )
-from synbb.training.config import RunConfig, run_config
+from synbb.training.config import RunConfig, stored_config
 
 if TYPE_CHECKING:
     from torch import nn
@@ -135,7 +135,7 @@ class RunFolder:
             values = yaml.safe_load(self.config_file.read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise SynbbError(f"{self.config_file} is damaged: {error}") from error
-        return run_config(values, str(self.config_file))
+        return stored_config(values, str(self.config_file))
 
     def info(self) -> dict[str, Any]:
         """What ``run.json`` holds.

@@ -267,6 +267,11 @@ def test_audio_below_a_folder(table: Path, tmp_path: Path) -> None:
     found = [str(path.relative_to(table)) for path in list_audio(table)]
     assert found == ["a.wav", "b/9.wav", "b/10.wav", "c/d/x.FLAC"]
     assert list_audio(table / "a.wav") == [table / "a.wav"]
+    write(tmp_path / "elsewhere" / "y.wav")
+    (table / "c" / "link").symlink_to(tmp_path / "elsewhere")
+    (table / "c" / "round").symlink_to(table)
+    found = [str(path.relative_to(table)) for path in list_audio(table)]
+    assert found == ["a.wav", "b/9.wav", "b/10.wav", "c/d/x.FLAC", "c/link/y.wav"]
     with pytest.raises(SynbbError, match=r"folder\.wav: no audio below it"):
         list_audio(table / "folder.wav")
     with pytest.raises(SynbbError, match="nowhere: no such file or folder of audio"):
@@ -363,3 +368,27 @@ def test_audio_that_is_not_there_or_has_no_sound(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "soundfile", None)
     with pytest.raises(SynbbError, match=r'pip install "synbb\[speech\]"'):
         read_audio(tmp_path / "silent.wav")
+
+
+@pytest.mark.parametrize("what", ["rate", "length"])
+def test_headers_that_cannot_be_are_not_believed(tmp_path: Path, what: str) -> None:
+    """Believed, they would ask for hundreds of GiB."""
+    file = tmp_path / ("a.wav" if what == "rate" else "a.flac")
+    soundfile.write(file, np.zeros(1000), 16000)
+    content = bytearray(file.read_bytes())
+    if what == "rate":
+        content[24:28] = (2**31 - 1).to_bytes(4, "little")
+    else:  # 36 bits of STREAMINFO
+        content[21] |= 0x0F
+        content[22:26] = b"\xff" * 4
+    file.write_bytes(content)
+    for read in (read_audio, audio_seconds):
+        with pytest.raises(
+            SynbbError, match=r"a\.\w+ is damaged: [\d,]+ bytes of [\d,]+ samples at [\d,]+ Hz; replace"
+        ):
+            read(file)
+
+
+def test_an_hour_of_silence_is_believed(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", np.zeros(3600 * 8000, np.int16), 8000)
+    assert audio_seconds(tmp_path / "a.flac") == 3600

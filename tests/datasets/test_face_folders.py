@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from synbb.datasets.face_folders import light_angle, list_faces, read_grey, read_pairs, select
 from synbb.errors import SynbbError
@@ -123,6 +123,19 @@ def test_a_photograph_taken_on_its_side_is_turned(tmp_path: Path) -> None:
     assert (read_grey(tmp_path / "a.png", GREY.shape) == GREY).all()
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientations_are_those_of_pillow_and_other_tags_may_be_damaged(tmp_path: Path, orientation: int) -> None:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    Image.fromarray(GREY).save(tmp_path / "whole.png", exif=tags)
+    with Image.open(tmp_path / "whole.png") as image:
+        upright = np.asarray(ImageOps.exif_transpose(image))
+    tags[0x0128] = "inch"  # the unit of resolution is a number
+    Image.fromarray(GREY).save(tmp_path / "damaged.png", exif=tags)
+    for name in ("whole.png", "damaged.png"):
+        assert (read_grey(tmp_path / name, upright.shape) == upright).all()
+
+
 @pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n" + b"\0" * 20])
 def test_what_does_not_decode_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.png").write_bytes(content)
@@ -191,3 +204,39 @@ def test_images_without_numbers_in_their_names_are_counted(folder: Path, tmp_pat
     listed = tmp_path / "pairs.txt"
     listed.write_text("s1 1 3\ns1 2 s10 1\n")
     assert read_pairs(listed, list_faces(folder)) == [(0, 2), (1, 6)]
+
+
+def test_two_images_of_one_number_are_named(tmp_path: Path) -> None:
+    for name in ("front_0001", "front_0002", "side_0001"):
+        write(tmp_path / "A" / f"{name}.png")
+    listed = tmp_path / "pairs.txt"
+    listed.write_text("A 1 2\n")
+    with pytest.raises(SynbbError, match=r"front_0001\.png and .*side_0001\.png are both image 1 of 'A'; rename"):
+        read_pairs(listed, list_faces(tmp_path))
+
+
+def test_images_of_which_some_have_numbers_are_counted(tmp_path: Path) -> None:
+    for name in ("a", "b_0001"):
+        write(tmp_path / "A" / f"{name}.png")
+    listed = tmp_path / "pairs.txt"
+    listed.write_text("A 1 2\n")
+    assert read_pairs(listed, list_faces(tmp_path)) == [(0, 1)]
+
+
+def test_lists_of_other_editors(folder: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "pairs.txt"
+    listed.write_bytes("\ufeff1\t1\r\ns1\t1\t3\r\n".encode())
+    assert read_pairs(listed, list_faces(folder)) == [(0, 2)]
+    listed.write_bytes("José 1 2\n".encode("latin-1"))
+    with pytest.raises(SynbbError, match=r"pairs\.txt: is not UTF-8 .* at byte 3\); convert it"):
+        read_pairs(listed, list_faces(folder))
+    listed.write_text("s1 ² 2\n")
+    with pytest.raises(SynbbError, match=r"line 1: '²' is no number of an image of s1"):
+        read_pairs(listed, list_faces(folder))
+
+
+def test_hidden_files_and_folders_are_nobody(folder: Path) -> None:
+    before = names(list_faces(folder))
+    write(folder / ".thumbs" / "x.png")
+    write(folder / "s1" / "._1.png")
+    assert names(list_faces(folder)) == before

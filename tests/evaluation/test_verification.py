@@ -48,7 +48,10 @@ def test_open_set_rates_by_hand() -> None:
     assert found.alarms_at(loose) == pytest.approx(1 / 3)
     assert found.threshold_at(1.0) == float("-inf")
     assert found.identified_at(0.99) == 0.5  # cos 5 = 0.996, cos 10 = 0.985
-    assert np.isnan(rank(unit(0), ["a"], unit(1), ["a"]).threshold_at(0.1)), "nobody is unknown"
+    alone = rank(unit(0), ["a"], unit(1), ["a"])
+    assert np.isnan(alone.threshold_at(0.1)), "nobody is unknown"
+    assert np.isnan(alone.identified_at(alone.threshold_at(0.1))), "at no threshold, and not 0"
+    assert alone.identified_at(0.5) == 1
     assert np.isnan(rank(unit(0), ["a"], unit(1), ["b"]).rank_1), "nobody is known"
 
 

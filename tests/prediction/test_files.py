@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,12 @@ def test_a_list_of_what_was_left_out_is_not_replaced_unasked(tmp_path: Path) -> 
     assert beside.read_text().split("\n")[:2] == ["reason", "b.png is bad"]
     write_table(Table(["image"], [["a.png"]]), output, lambda _: None)
     assert not beside.exists(), "that of the call before"
+
+
+def test_names_that_are_no_utf_8_are_written_as_they_are(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.wav")
+    said: list[str] = []
+    write_table(Table(["audio"], [[name]], (f"{name} is bad",)), tmp_path / "texts.csv", said.append)
+    assert (tmp_path / "texts.csv").read_bytes().splitlines()[1] == b"caf\xe9.wav"
+    assert (tmp_path / "texts.left-out.csv").read_bytes().splitlines()[1] == b"caf\xe9.wav is bad"
+    assert said == ["left out (1): caf\\udce9.wav is bad"]

@@ -22,7 +22,7 @@ from synbb.models.speech_transformer import REDUCTION, shorter
 from synbb.tasks.base import PredictsFiles
 from synbb.tasks.speech import IGNORED, SpeechTask
 from synbb.tasks.speech_corpus import CorpusPart, needed_positions
-from synbb.tasks.transcribing import Transcriber
+from synbb.tasks.transcribing import SCORES_AT_ONCE, SpeechModelSettings, Transcriber
 from synbb.training import make_task
 from synbb.training.config import run_config
 
@@ -460,3 +460,18 @@ def test_every_tenth_speaker_of_an4_is_held_out() -> None:
         "train: 850 utterances of 66 speakers, 38.2 min",
         "validation: 98 utterances of 8 speakers, 4.2 min",
     ]
+
+
+@settings(max_examples=50, deadline=None)
+@given(frames=st.lists(st.integers(1, 200_000), max_size=100), heads=st.integers(1, 8))
+def test_few_long_utterances_are_heard_at_once(frames: list[int], heads: int) -> None:
+    own: Any = None
+    model = SpeechModelSettings(width=8 * heads, heads=heads)
+    groups = [*Transcriber(own, own, model, 10.0)._together(frames)]
+    assert sorted(place for group in groups for place in group) == [*range(len(frames))]
+    lengths = [frames[place] for group in groups for place in group]
+    assert lengths == sorted(frames)
+    for group in groups:
+        scores = len(group) * heads * (max(frames[place] for place in group) / REDUCTION) ** 2 * 4
+        assert len(group) <= 32
+        assert len(group) == 1 or scores <= SCORES_AT_ONCE

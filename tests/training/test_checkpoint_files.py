@@ -7,6 +7,8 @@ import os
 import pickle
 import resource
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +27,7 @@ from synbb.training.checkpoint import (
     write_atomically,
     write_json,
 )
+from synbb.training.keeping import restore
 
 
 def small_net(seed: int = 0, **options) -> nn.Module:
@@ -159,3 +162,13 @@ def test_json_that_is_none(tmp_path: Path) -> None:
         file.write_bytes(content)
         with pytest.raises(SynbbError, match=r"run.json is damaged"):
             read_json(file)
+
+
+def test_a_checkpoint_of_another_network_is_named(tmp_path):
+    file = tmp_path / "last.pt"
+    save_checkpoint(file, {"model": nn.Linear(3, 2).state_dict()})
+    session: Any = SimpleNamespace(run=SimpleNamespace(checkpoint_file=file), net=nn.Linear(2, 2))
+    with pytest.raises(
+        SynbbError, match=r"last\.pt does not fit the network of the config .*size mismatch.*start a new run"
+    ):
+        restore(session)

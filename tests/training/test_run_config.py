@@ -10,7 +10,7 @@ from tiny import settings, write_config
 
 from synbb.errors import SynbbError
 from synbb.training import load_config
-from synbb.training.config import run_config
+from synbb.training.config import run_config, stored_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "synapse").rglob("*.yaml"))
 
@@ -142,3 +142,23 @@ def test_missing_file(tmp_path: Path) -> None:
         load_config(tmp_path / "nowhere.yaml")
     with pytest.raises(SynbbError, match="no such file"):
         load_config(tmp_path)
+
+
+def test_keys_that_a_stored_run_lacks_mean_what_was_done_before_they_existed():
+    values = {
+        "task": "speech",
+        "data": {"corpora": [{"corpus": "nowhere", "split": "train"}]},
+        "model": {"width": 16, "heads": 2},
+    }
+    former = stored_config(values, "run/config.yaml").model
+    assert (former.channels, former.linear_bias, former.width) == (None, False, 16)
+    assert (run_config(values, "mine.yaml").model.channels, run_config(values, "mine.yaml").model.linear_bias) == (
+        16,
+        True,
+    )
+    of_now = {**values, "model": {"channels": 8, "linear_bias": True}}
+    assert stored_config(of_now, "run/config.yaml") == run_config(of_now, "mine.yaml")
+    assert values["model"] == {"width": 16, "heads": 2}, "what was given stays"
+    for damaged in ("no mapping", {"task": 3}, {"task": "speech", "model": 3}):
+        with pytest.raises(SynbbError):
+            stored_config(damaged, "run/config.yaml")
