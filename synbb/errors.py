@@ -32,6 +32,11 @@ class RunEnded(SynbbError):
     exit_status = 3
 
 
+def get_extra(name: str) -> str:
+    """How a person comes by an extra of this project, which is in no package index: the end of a message."""
+    return f"in the checkout of synbb: pip install -c constraints.txt -e '.[{name}]'"
+
+
 @contextmanager
 def disk_errors(path: str | Path, remedy: str = START_AGAIN) -> Iterator[None]:
     """Turn a full disk while writing ``path`` into :class:`RunEnded`, a forbidden place into :class:`SynbbError`.

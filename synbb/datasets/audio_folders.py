@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synbb.datasets.ordering import natural, natural_paths
-from synbb.errors import SynbbError
+from synbb.errors import SynbbError, get_extra
 from synbb.schema import nearest
 
 if TYPE_CHECKING:
@@ -304,7 +304,7 @@ def audio_library() -> Any:
     try:
         import soundfile  # an extra: nothing but speech needs it
     except (ImportError, OSError) as error:  # OSError: the package is there, libsndfile is not
-        raise SynbbError(f'audio needs the library soundfile ({error}): pip install "synbb[speech]"') from None
+        raise SynbbError(f"audio needs the library soundfile ({error}); {get_extra('speech')}") from None
     return soundfile
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synbb.errors import SynbbError
+from synbb.errors import SynbbError, get_extra
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -205,7 +205,7 @@ def word_library() -> Any:
         import jiwer
     except ImportError as error:
         raise SynbbError(
-            'word error rates are counted with jiwer, which is not installed; pip install "synbb[speech]"'
+            f"word error rates are counted with jiwer, which is not installed; {get_extra('speech')}"
         ) from error
     return jiwer
 

@@ -20,7 +20,7 @@ from dask.utils import parse_timedelta
 from distributed import Client, LocalCluster
 from pydantic import Field, field_validator
 
-from synbb.errors import SynbbError
+from synbb.errors import SynbbError, get_extra
 from synbb.inference.pipeline import threads_beside
 from synbb.schema import Settings, validated
 
@@ -110,7 +110,7 @@ def connected(
 def dashboard(client: Any) -> str:
     """A line that says where the cluster can be watched."""
     if not importlib.util.find_spec("bokeh"):
-        return f"scheduler {client.scheduler.address}; its dashboard needs bokeh: pip install 'synbb[cluster]'"
+        return f"scheduler {client.scheduler.address}; its dashboard needs bokeh; {get_extra('cluster')}"
     return f"dashboard {client.dashboard_link}"
 
 
@@ -195,8 +195,8 @@ def job_cluster(settings: ClusterFile, path: str) -> Any:
         import dask_jobqueue
     except ImportError as error:
         raise SynbbError(
-            f"--cluster {path}: jobs of {settings.system} need dask-jobqueue, which is not installed; pip install "
-            "'synbb[cluster]'"
+            f"--cluster {path}: jobs of {settings.system} need dask-jobqueue, which is not installed; "
+            + get_extra("cluster")
         ) from error
     kind = getattr(dask_jobqueue, f"{SYSTEMS[settings.system]}Cluster")
     submit = kind.job_cls.submit_command.split()[0]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from synbb.errors import get_extra
 from synbb.inference.allocator import takes_memory_from_glibc
 from synbb.inference.pipeline import threads_beside
 from synbb.inference.sizes import output_grid
@@ -25,7 +26,7 @@ LOOKED_AT = 5
 """Batches that are read in search of one with data."""
 
 ALLOCATOR_HINT = "with tcmalloc preloaded a CPU predicts up to 1.5 times as fast: docs/tutorial_large_volume.md, step 4"
-TENSORSTORE_HINT = "zarr is read five times as fast with tensorstore: pip install 'synbb[remote]'"
+TENSORSTORE_HINT = f"zarr is read five times as fast with tensorstore; {get_extra('remote')}"
 
 
 def estimate(work: BlockWork, network: Network, dtype: np.dtype[Any], finished: Collection[int] = ()) -> list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from torch import nn
 
-from synbb.errors import SynbbError
+from synbb.errors import SynbbError, get_extra
 from synbb.pruning.balance import HALVINGS, RATE_FLOOR, log_odds
 from synbb.pruning.pruner import Pruner
 
@@ -227,7 +227,7 @@ class GroupNorm(UnitPruner):
             import torch_pruning
         except ModuleNotFoundError:
             raise SynbbError(
-                "pruning method 'group-norm' needs the package torch-pruning: pip install 'synbb[rivals]'"
+                f"pruning method 'group-norm' needs the package torch-pruning; {get_extra('rivals')}"
             ) from None
         self._library = torch_pruning
         self._graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example_inputs)

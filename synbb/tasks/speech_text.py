@@ -10,7 +10,7 @@ import io
 import zlib
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from synbb.errors import SynbbError
+from synbb.errors import SynbbError, get_extra
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -165,7 +165,7 @@ def _sentencepiece() -> Any:
         import sentencepiece
     except ImportError:
         raise SynbbError(
-            'subwords need sentencepiece, which is not installed: pip install "synbb[speech]", or take '
-            "data.vocabulary.kind=characters"
+            "subwords need sentencepiece, which is not installed; take data.vocabulary.kind=characters, or "
+            + get_extra("speech")
         ) from None
     return sentencepiece

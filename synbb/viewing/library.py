@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from synbb.errors import SynbbError
+from synbb.errors import SynbbError, get_extra
 
 
 def neuroglancer() -> Any:
@@ -17,6 +17,6 @@ def neuroglancer() -> Any:
         import neuroglancer as library
     except ImportError as error:
         raise SynbbError(
-            "synbb view shows volumes with neuroglancer, which is not installed; pip install 'synbb[view]'"
+            f"synbb view shows volumes with neuroglancer, which is not installed; {get_extra('view')}"
         ) from error
     return library

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from synbb.errors import SynbbError
+from synbb.errors import SynbbError, get_extra
 
 REMOTE = ("s3://", "gs://", "http://", "https://")
 KINDS = ("precomputed", "n5", "zarr")  # ``KIND://PLACE`` says what lies at a place, as neuroglancer writes it
@@ -65,7 +65,7 @@ def tensorstore(place: str) -> Any:
     except ImportError as error:
         raise SynbbError(
             f"{place}: N5, precomputed and remote stores are reached through tensorstore, which is not installed; "
-            "pip install 'synbb[remote]'"
+            + get_extra("remote")
         ) from error
     return library
 

@@ -58,7 +58,7 @@ def test_the_example_is_submitted_as_written(submitted: Path) -> None:
 def test_without_dask_jobqueue_it_is_named(submitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
     with (
-        pytest.raises(SynbbError, match=r"dask-jobqueue.*pip install 'synbb\[cluster\]'"),
+        pytest.raises(SynbbError, match=r"dask-jobqueue.*-e '\.\[cluster\]'"),
         connected(str(EXAMPLE)),
     ):
         pass

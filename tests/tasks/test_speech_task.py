@@ -401,7 +401,7 @@ def test_what_is_missing_or_wrong_shows_before_any_audio_is_decoded(
         made(parts(folder), model={"heads": 5})
     monkeypatch.setitem(sys.modules, "jiwer", None)
     monkeypatch.setattr("synbb.tasks.speech.choose", lambda *_, **__: pytest.fail("audio was looked at"))
-    with pytest.raises(SynbbError, match="jiwer, which is not installed; pip install"):
+    with pytest.raises(SynbbError, match="jiwer, which is not installed; in the checkout"):
         made(parts(folder)).prepare()
 
 

@@ -158,7 +158,7 @@ def test_what_is_asked_wrongly(grey, monkeypatch):
         )  # fmt: skip
         assert (text.returncode, f"port {port}" in text.stderr) == (2, True)
     monkeypatch.setitem(sys.modules, "neuroglancer", None)
-    assert "pip install 'synbb[view]'" in str(run(grey))
+    assert "-e '.[view]'" in str(run(grey))
 
 
 def test_others_look_only_when_they_are_let(grey):

@@ -210,5 +210,5 @@ def test_missing_extra_is_named(levels, tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     for place in (tmp_path / "p", "https://127.0.0.1/v.zarr", "s3://bucket/v.n5", "gs://bucket/v"):
-        with pytest.raises(SynbbError, match=r"pip install 'synbb\[remote\]'"):
+        with pytest.raises(SynbbError, match=r"-e '\.\[remote\]'"):
             open_volume(place)
