@@ -17,7 +17,7 @@ To = Annotated[Path, typer.Option("--to", help="Folder of all datasets.")]
 
 @app.command("list")
 def list_datasets() -> None:
-    """Show every dataset of the manifest with its licence, voxel size and source."""
+    """Show every dataset of the manifest with its licence, voxel size, layout and source."""
     from rich.table import Table
 
     from synbb.datasets import load_manifest
@@ -29,6 +29,7 @@ def list_datasets() -> None:
         size = [" x ".join(f"{v:g}" for v in dataset.voxel_size) + " nm"] if dataset.voxel_size else []
         table.add_row(name, dataset.title)
         table.add_row("", "; ".join([*size, f"licence: {dataset.licence}"]))
+        table.add_row("", f"layout: {dataset.layout}")
         table.add_row("", dataset.source.homepage)
         table.add_row("", "")
     console.print(table)
