@@ -50,10 +50,11 @@ def main(
     stages.run("train", settings.plain(), [run / "weights/last.safetensors"], lambda: train(config, overrides, run))
 
     # 3. Scores on the test split of the config: who is who, and are two images of one person.
-    tell_scores = evaluate(stages, run)
+    folders = [Path(entry.folder) for entry in settings.data.images if entry.split == "test"]
+    pairs = [] if settings.data.pairs is None else [Path(settings.data.pairs)]
+    tell_scores = evaluate(stages, run, [*folders, *pairs])
 
     # 4. Embeddings of every image of the folders that were scored, for whatever comes next.
-    folders = [Path(entry.folder) for entry in settings.data.images if entry.split == "test"]
     for name, folder in by_name(folders).items():
         predict(stages, run, f"embed {folder}", folder, run / f"embeddings-{name}.csv")
 

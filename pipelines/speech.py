@@ -50,11 +50,12 @@ def main(
     stages.run("train", settings.plain(), [run / "weights/last.safetensors"], lambda: train(config, overrides, run))
 
     # 3. Scores on the test split of the config: word error rates, and which words are missed.
-    tell_scores = evaluate(stages, run)
+    corpora = [Path(part.corpus) for part in settings.data.corpora if part.split == "test"]
+    folders = [corpus.parent if corpus.is_file() else corpus for corpus in corpora]
+    tell_scores = evaluate(stages, run, folders)
 
     # 4. Transcripts of all audio beside what was scored, as of recordings that nobody has written down.
-    corpora = [Path(part.corpus) for part in settings.data.corpora if part.split == "test"]
-    for name, folder in by_name(corpus.parent if corpus.is_file() else corpus for corpus in corpora).items():
+    for name, folder in by_name(folders).items():
         predict(stages, run, f"transcribe {folder}", folder, run / f"transcripts-{name}.csv")
 
     tell_scores()

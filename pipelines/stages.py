@@ -82,12 +82,23 @@ def train(config: Path, overrides: list[str] | None, run: Path) -> None:
         sys.exit(0)
 
 
-def evaluate(stages: Stages, run: Path) -> Callable[[], None]:
-    """Score the last weights on the test split; returns what tells the main figure at the end."""
+def stamps(sources: Iterable[Path]) -> dict[str, list[int]]:
+    """Sizes and times of change of files, and of all below folders: what tells that a source is another one."""
+    found = {}
+    for source in sources:
+        below = [Path(folder) / name for folder, _, names in os.walk(source, followlinks=True) for name in names]
+        for file in below if source.is_dir() else [source]:
+            stat = file.lstat()
+            found[str(file)] = [stat.st_size, stat.st_mtime_ns]
+    return found
+
+
+def evaluate(stages: Stages, run: Path, sources: Iterable[Path]) -> Callable[[], None]:
+    """Score the last weights on the test split, whose files ``sources`` are; returns what tells the main figure."""
     scores = run / "evaluation"
     fresh = stages.run(
         "evaluate",
-        {"weights": file_sha256(run / "weights/last.safetensors")},
+        {"weights": file_sha256(run / "weights/last.safetensors"), "sources": stamps(sources)},
         [scores / "scores.json", scores / "report.html"],
         lambda: evaluate_run(run, scores, say=say),
     )
@@ -118,7 +129,7 @@ def predict(stages: Stages, run: Path, name: str, source: Path, table: Path) -> 
     """Predict the files of ``source`` into a table."""
     stages.run(
         name,
-        {"weights": file_sha256(run / "weights/last.safetensors"), "source": str(source)},
+        {"weights": file_sha256(run / "weights/last.safetensors"), "source": stamps([source])},
         [table],
         lambda: predict_files(run, source, table, overwrite=True, say=say),
     )

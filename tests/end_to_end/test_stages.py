@@ -1,4 +1,4 @@
-"""What the pipelines share: names of tables."""
+"""What the pipelines share: names of tables, and what is current."""
 
 from __future__ import annotations
 
@@ -21,3 +21,27 @@ def test_folders_of_one_name_get_tables_of_their_own(tmp_path: Path, monkeypatch
         "c-a-test": Path("c/a/test"),
         "other": Path("other"),
     }
+
+
+def test_a_stage_is_done_again_when_its_source_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "pipelines"))
+    from stages import Stages, stamps
+
+    source, table = tmp_path / "words", tmp_path / "scores.json"
+    (source / "s1").mkdir(parents=True)
+    (source / "transcripts.csv").write_text("audio,text\n")
+    (source / "s1" / "a.wav").write_bytes(b"1")
+
+    def done() -> bool:
+        given = {"sources": stamps([source, tmp_path / "nothing.txt"] if table.exists() else [source])}
+        return Stages(tmp_path / "pipeline.json").run("evaluate", given, [table], table.touch)
+
+    assert done()
+    (tmp_path / "nothing.txt").touch()
+    assert done(), "a list of pairs besides"
+    assert not done()
+    (source / "transcripts.csv").write_text("audio,text\ncorrected\n")
+    assert done()
+    (source / "s1" / "b.wav").write_bytes(b"2")
+    assert done()
+    assert not done()
