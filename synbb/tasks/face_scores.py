@@ -137,6 +137,31 @@ def score_pairs(embeddings: Floats, chosen: Chosen, pairs: Integers | None) -> F
     return FaceScores(chosen, _figures_of_pairs(counts), counts)
 
 
+def check_pairs(split: str, chosen: Chosen, pairs: Integers | None = None) -> None:
+    """Refuse images of which no genuine pair, or no impostor, can be made, before a network is trained.
+
+    Args:
+        split: for the message.
+        chosen: its images, several of each identity where no pairs are listed.
+        pairs: (n, 2) those that are compared; all within one source by default.
+
+    Raises:
+        SynbbError: one of the two kinds is missing.
+    """
+    owner = chosen.owners()
+    if pairs is None:
+        genuine, listed = True, ""
+        impostor = any(len(np.unique(owner[chosen.sources == each])) > 1 for each in np.unique(chosen.sources))
+    else:
+        same = owner[pairs[:, 0]] == owner[pairs[:, 1]]
+        genuine, impostor, listed = bool(same.any()), not same.all(), " in data.pairs"
+    if not genuine or not impostor:
+        missing = "images of two people" if genuine else "two images of one person"
+        raise SynbbError(
+            f"data.images: verification compares {missing}, and split {split} has none{listed}; choose others"
+        )
+
+
 def _count_pairs(embeddings: Floats, chosen: Chosen, pairs: Integers | None) -> Integers:
     """Histograms by identity."""
     owner, identities = chosen.owners(), len(chosen.identities)

@@ -41,7 +41,7 @@ from synbb.tasks.face_images import (
     told,
 )
 from synbb.tasks.face_light import Evening
-from synbb.tasks.face_scores import FaceScores, score_gallery, score_pairs
+from synbb.tasks.face_scores import FaceScores, check_pairs, score_gallery, score_pairs
 from synbb.tasks.splits import check_files_apart, evenly, left_out
 
 if TYPE_CHECKING:
@@ -158,6 +158,8 @@ class FacesTask:
         self._validation = self._choose("validation")
         if self._validation.faces:
             self._check_protocol("validation", self._validation)
+            if self._data.protocol == "verification":
+                check_pairs("validation", self._validation)
             lines += told("validation", self._validation)
         else:
             lines.append("no entry has split: validation: nothing is validated and no threshold is chosen")
@@ -194,12 +196,18 @@ class FacesTask:
         """
         chosen = self._choose("test", decode=decode)
         self._check_protocol("test", chosen)
+        verifies = self._data.protocol == "verification" and bool(chosen.faces)
         if self._data.pairs is None:
+            if verifies:
+                check_pairs("test", chosen)
             return chosen, None, []
         if not chosen.faces:
             raise SynbbError(f"data.pairs: {self._data.pairs} lists pairs of the test split, and no entry has it")
         named = self._choose("test", decode=False) if chosen.skipped else chosen
-        return chosen, *listed_pairs(self._data.pairs, named, chosen)
+        pairs, lines = listed_pairs(self._data.pairs, named, chosen)
+        if verifies:
+            check_pairs("test", chosen, pairs)
+        return chosen, pairs, lines
 
     def _check_protocol(self, split: str, chosen: Chosen) -> None:
         others = {"train": self._train, **({"validation": self._validation} if split == "test" else {})}

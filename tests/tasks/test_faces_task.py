@@ -402,8 +402,8 @@ def test_pairs_of_images_that_are_left_out_are_left_out_too(tmp_path: Path) -> N
         [("p04", "03"), ("p05", "02")],
         [("p05", "01"), ("p05", "02")],
     ]
-    listed.write_text("p04 1 2\n")
-    with pytest.raises(SynbbError, match=r"each of the 1 pairs of \S+pairs.txt names an image that was left out"):
+    listed.write_text("p04 1 2\np04 2 p05 1\n")
+    with pytest.raises(SynbbError, match=r"each of the 2 pairs of \S+pairs.txt names an image that was left out"):
         scored(images, protocol="verification", pairs=str(listed), on_bad="skip")
 
 
@@ -452,3 +452,21 @@ def test_what_is_stored_is_kept_beside_what_is_evened(folder: Path) -> None:
     assert (shaded[0] == shaded[1]).all()
     assert (shaded[0] != even).any()
     assert (reader.image(path) == even).all()
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_verification_of_one_person_is_refused_before_training(folder: Path, split: str) -> None:
+    images = entries(folder, train={"identities": (0, 2)}, **{split: {"identities": (2, 3)}})
+    with pytest.raises(SynbbError, match=f"compares images of two people, and split {split} has none; choose others"):
+        prepared(images, protocol="verification")
+
+
+@pytest.mark.parametrize(
+    ("lines", "missing"), [("p03 1 2", "images of two people"), ("p03 1 p04 1", "two images of one person")]
+)
+def test_listed_pairs_are_of_both_kinds(folder: Path, tmp_path: Path, lines: str, missing: str) -> None:
+    images = entries(folder, train={"identities": (0, 2)}, test={"identities": (2, 4)})
+    listed = tmp_path / "pairs.txt"
+    listed.write_text(f"{lines}\n")
+    with pytest.raises(SynbbError, match=rf"compares {missing}, and split test has none in data\.pairs; choose others"):
+        prepared(images, protocol="verification", pairs=str(listed))
