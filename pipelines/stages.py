@@ -15,6 +15,7 @@ import typer
 
 from synbb.cli.console import console, errors, progress
 from synbb.datasets import fetch
+from synbb.datasets.ordering import files_below
 from synbb.errors import SynbbError
 from synbb.evaluation.run_report import in_words
 from synbb.prediction import evaluate_run, predict_files
@@ -86,8 +87,7 @@ def stamps(sources: Iterable[Path]) -> dict[str, list[int]]:
     """Sizes and times of change of files, and of all below folders: what tells that a source is another one."""
     found = {}
     for source in sources:
-        below = [Path(folder) / name for folder, _, names in os.walk(source, followlinks=True) for name in names]
-        for file in below if source.is_dir() else [source]:
+        for file in files_below(source) if source.is_dir() else [source]:
             stat = file.lstat()
             found[str(file)] = [stat.st_size, stat.st_mtime_ns]
     return found

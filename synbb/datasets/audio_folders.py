@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from synbb.datasets.ordering import natural, natural_paths
+from synbb.datasets.ordering import files_below, natural, natural_paths
 from synbb.errors import SynbbError, get_extra
 from synbb.schema import nearest
 
@@ -242,23 +242,10 @@ def list_audio(source: str | Path) -> list[Path]:
         return [where]
     if not where.is_dir():
         raise SynbbError(f"{where}: no such file or folder of audio")
-    found = [path for path in _below(where, set()) if _is_audio(path)]
+    found = [path for path in files_below(where) if _is_audio(path)]
     if not found:
         raise SynbbError(f"{where}: no audio below it ({', '.join(sorted(ENDINGS))})")
     return natural_paths(found)
-
-
-def _below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Everything below a folder, through links to folders too, each folder once."""
-    found = folder.stat()
-    if (found.st_dev, found.st_ino) in seen:
-        return
-    seen.add((found.st_dev, found.st_ino))
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            yield from _below(path, seen)
-        else:
-            yield path
 
 
 def read_audio(path: str | Path) -> Audio:

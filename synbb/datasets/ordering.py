@@ -1,4 +1,4 @@
-"""The order in which files of a dataset are taken."""
+"""Which files lie below a folder, and the order in which those of a dataset are taken."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 
@@ -27,3 +27,20 @@ def natural_paths(paths: Iterable[Path]) -> list[Path]:
 
 def _key(name: str) -> list[int | str]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Everything below a folder that is no folder, through links to folders too, each folder once."""
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        found = here.stat()
+        if (found.st_dev, found.st_ino) in seen:
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        for path in sorted(here.iterdir(), reverse=True):  # the first of several ways to a folder is taken
+            if path.is_dir():
+                waiting.append(path)
+            else:
+                yield path

@@ -48,14 +48,13 @@ from synbb.tasks.speech_text import (
     restore_vocabulary,
 )
 from synbb.tasks.splits import check_files_apart, evenly, left_out
-from synbb.tasks.transcribing import SpeechModelSettings, Transcriber
+from synbb.tasks.transcribing import FLOAT, SpeechModelSettings, Transcriber
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 IGNORED = -1
 """Target that stands for no token."""
-FLOAT = 4  # bytes
 FALLBACK = 20.0  # s, of a task without data
 
 
