@@ -11,7 +11,7 @@ from synbb.cli.values import refuse_others
 from synbb.errors import SynbbError
 from synbb.places import run_at
 
-OF_RUNS = frozenset({"run", "output", "split", "weights", "device", "allow_unfinished"})
+OF_RUNS = frozenset({"run", "output", "split", "weights", "device", "allow_unfinished", "decoding", "beam"})
 """What is of use where a run is scored."""
 OF_VOLUMES = frozenset(
     {"truth", "output", "objects", "probabilities", "against", "raw", "region", "threshold", "distance", "voxel_size"}
@@ -55,6 +55,12 @@ def command(
     allow_unfinished: Annotated[
         bool, typer.Option("--allow-unfinished", help="With RUN: score it although its masks are not final.")
     ] = False,
+    decoding: Annotated[
+        str | None, typer.Option(metavar="greedy|beam", help="With RUN on speech: by default as its settings say.")
+    ] = None,
+    beam: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="With RUN on speech: hypotheses kept by beam decoding.")
+    ] = None,
 ) -> None:
     """Score probabilities and objects against the truth (voxels, objects, pictures), or a RUN on a split of its own."""
     if (run is None) == (truth is None):
@@ -83,6 +89,8 @@ def command(
             which=weights,
             device=device,
             allow_unfinished=allow_unfinished,
+            decoding=decoding,
+            beam=beam,
             say=say,
         )
         console.print(_figures(result))

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from synbb.inference.drivers import Driver
 
 
-FOR_FILES = frozenset({"run", "volume", "output", "named_output", "weights", "device", "allow_unfinished", "overwrite"})
+FOR_SPEECH = ("decoding", "beam")
+FOR_FILES = frozenset(
+    {"run", "volume", "output", "named_output", "weights", "device", "allow_unfinished", "overwrite", *FOR_SPEECH}
+)
 """What is of use with a run that predicts files."""
 NEEDED = {
     "window": ("overlap",),
@@ -101,6 +104,12 @@ def command(
         bool, typer.Option("--allow-unfinished", help="Predict although the masks of the run are not final.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT, a CSV, where it is there.")] = False,
+    decoding: Annotated[
+        str | None, typer.Option(metavar="greedy|beam", help="Of speech; by default as the run's settings say.")
+    ] = None,
+    beam: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Hypotheses kept by beam decoding of speech.")
+    ] = None,
     cluster: Annotated[
         str | None,
         typer.Option(metavar="local:N|tcp://HOST:8786|FILE.yaml", help="Blocks on workers of a dask cluster."),
@@ -127,7 +136,8 @@ def command(
     """Predict synapse probabilities over a volume of any size; started again, it does only what is missing.
 
     With a run on faces or speech INPUT is a folder of images or audio, or one file, OUTPUT a CSV of embeddings or
-    transcripts; of the options --weights, --device, --allow-unfinished and --overwrite then apply.
+    transcripts; of the options --weights, --device, --allow-unfinished and --overwrite then apply, with speech
+    --decoding and --beam besides.
     """
     from synbb.cli.values import refuse_others, refuse_without, three_integers
     from synbb.errors import SynbbError
@@ -179,9 +189,12 @@ def command(
             device=device,
             allow_unfinished=allow_unfinished,
             overwrite=overwrite,
+            decoding=decoding,
+            beam=beam,
             say=lambda line: console.print(line, markup=False),
         )
         return
+    refuse_others(context, {*context.params} - {*FOR_SPEECH}, f"of use with runs on speech, and {run} predicts volumes")
     if overwrite:
         raise SynbbError("--overwrite is of use with runs that predict files; remove OUTPUT to predict a volume anew")
     driver: Driver | None = None

@@ -34,6 +34,8 @@ def predict_files(
     device: str = "auto",
     allow_unfinished: bool = False,
     overwrite: bool = False,
+    decoding: str | None = None,
+    beam: int | None = None,
     say: Callable[[str], None],
 ) -> None:
     """Predict the files of ``source`` into a CSV; files that cannot be read are listed in a second one beside it.
@@ -46,14 +48,16 @@ def predict_files(
         device: of torch, or ``auto``.
         allow_unfinished: predict although the masks are not final.
         overwrite: replace ``output`` where it is there.
+        decoding: of speech, ``greedy`` or ``beam``; None is that of the run.
+        beam: hypotheses that are kept; None is the run's.
         say: prints a line for a person.
 
     Raises:
-        SynbbError: no such run or files, or a run that predicts volumes.
+        SynbbError: no such run or files, a run that predicts volumes, or one without this decoding.
         RunEnded: the disk is full.
     """
     check_table(output, overwrite=overwrite)
-    trained = Trained.open(run_path, which, allow_unfinished=allow_unfinished)
+    trained = Trained.open(run_path, which, allow_unfinished=allow_unfinished).decoded(decoding, beam)
     task = trained.file_predictor("files are predicted by runs on speech or faces")
     place = device_named(device)
     net = trained.load(task.build_model()).to(place)

@@ -27,6 +27,8 @@ def evaluate_run(
     which: str = "last",
     device: str = "auto",
     allow_unfinished: bool = False,
+    decoding: str | None = None,
+    beam: int | None = None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Score a run on the test or validation split of its config.
@@ -38,18 +40,24 @@ def evaluate_run(
         which: weights, ``last`` or ``best`` on the validation split.
         device: of torch, or ``auto``.
         allow_unfinished: score although the masks are not final.
+        decoding: of speech on the test split, ``greedy`` or ``beam``; None is that of the run.
+        beam: hypotheses that are kept; None is the run's.
         say: prints a line for a person.
 
     Returns:
         What ``scores.json`` holds.
 
     Raises:
-        SynbbError: no such run, weights or split, or a place that is no folder for a report.
+        SynbbError: no such run, weights, split or decoding, or a place that is no folder for a report.
         RunEnded: the disk is full.
     """
     if split not in SPLITS:
         raise SynbbError(f"--split {split!r} is none of {', '.join(SPLITS)}")
-    trained = Trained.open(run_path, which, allow_unfinished=allow_unfinished)
+    trained = Trained.open(run_path, which, allow_unfinished=allow_unfinished).decoded(decoding, beam)
+    if split == "validation" and (decoding is not None or beam is not None):
+        raise SynbbError(
+            "--decoding and --beam: the validation split is decoded greedily, as in training; leave them out"
+        )
     run, place = trained.run, device_named(device)
     task = make_task(trained.config)
     prepare_folder(output)  # now: what is in the way would be told after all the work else

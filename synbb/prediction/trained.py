@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from synbb.errors import SynbbError
+from synbb.schema import validated
 from synbb.tasks.base import PredictsFiles
+from synbb.tasks.transcribing import SpeechModelSettings
 from synbb.training.checkpoint import load_weights
 from synbb.training.config import RunConfig
 from synbb.training.run import RunFolder
@@ -55,6 +57,28 @@ class Trained:
                 f"--resume){otherwise}"
             )
         return cls(run, run.config(), which, about)
+
+    def decoded(self, decoding: str | None, beam: int | None) -> Trained:
+        """The same weights, whose outputs are decoded otherwise than the run's settings say; None leaves them.
+
+        Args:
+            decoding: ``model.decoding`` of a run on speech.
+            beam: ``model.beam``, hypotheses that are kept.
+
+        Raises:
+            SynbbError: a run on something else, no such decoding, or a beam for a decoding that has none.
+        """
+        wanted = {"decoding": decoding, "beam": beam}
+        wanted = {name: value for name, value in wanted.items() if value is not None}
+        if not wanted:
+            return self
+        model = self.config.model
+        if not isinstance(model, SpeechModelSettings):
+            raise self.wrong_task("--decoding and --beam are of use with runs on speech")
+        model = validated(SpeechModelSettings, {**model.model_dump(), **wanted}, "--decoding and --beam")
+        if beam is not None and model.decoding != "beam":
+            raise SynbbError(f"--beam {beam}: decoding {model.decoding!r} has none; pass --decoding beam as well")
+        return replace(self, config=self.config.model_copy(update={"model": model}))
 
     def load(self, net: nn.Module) -> nn.Module:
         """Put the weights into ``net``; returns it in evaluation mode."""

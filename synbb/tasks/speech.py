@@ -343,8 +343,10 @@ class SpeechTask:
         resampled["word_accuracy"] = Resampled("word_accuracy", {unit: summed["wer"]})
         scores |= {"utterances": len(chosen.heard), "words": int(found.words.counts[:, 1].sum())}
         cases = _cases(chosen, written, found)
-        notes = (*left_out("test", "utterance", chosen.skipped), *self._reader.notes())
-        return HeldOut(scores, "word_accuracy", resampled, notes, cases)
+        notes = [*left_out("test", "utterance", chosen.skipped), *self._reader.notes()]
+        if self._model.decoding == "beam":
+            notes.append(f"decoded by a beam of {self._model.beam} hypotheses; validation is greedy")
+        return HeldOut(scores, "word_accuracy", resampled, tuple(notes), cases)
 
     # ---- prediction ----
 

@@ -135,6 +135,7 @@ def test_blended_windows(call: Call) -> None:
         (["--worker", "--lifetime", "10m"], "--lifetime is of use with --cluster alone"),
         (["--cluster", "local:0"], "local:N wants a number of workers"),
         (["--cluster", "nowhere.yaml", "--dry-run"], "nowhere.yaml: cannot be read"),
+        (["--decoding", "beam"], "--decoding: of use with runs on speech, and "),
         (["--mask", "nowhere.zarr"], "no such file or folder"),
     ],
 )

@@ -99,6 +99,41 @@ def test_scores_have_a_page_and_a_case_for_each_utterance(place: Path, tmp_path:
     assert "by the run's pruning.statistic" in call(place, "prune-report", "PLACE/run")
 
 
+def test_a_trained_run_is_decoded_as_asked(place: Path, tmp_path: Path) -> None:
+    for name, options in {"greedy": [], "narrow": ["--beam", 1], "wide": ["--beam", 50]}.items():
+        decoding = ["--decoding", "beam", *options] if options else []
+        call(place, "predict", "PLACE/run", "PLACE/words", tmp_path / f"{name}.csv", *decoding)
+    texts = {name: [row["text"] for row in _rows(tmp_path / f"{name}.csv")] for name in ("greedy", "narrow", "wide")}
+    assert len({*map(tuple, texts.values())}) == 3, "each finds something else of a network that knows next to nothing"
+    said = call(place, "evaluate", "PLACE/run", "--output", tmp_path / "scores", "--decoding", "beam", "--beam", 50)
+    assert "decoded by a beam of 50 hypotheses" in said.replace("\n", " ")
+    texts_of = {row["audio"]: row["text"] for row in _rows(tmp_path / "wide.csv")}
+    cases = [row for row in _rows(tmp_path / "scores" / "cases.csv") if not row["audio"].endswith("04.wav")]
+    assert len(cases) == 3, "the fourth is longer than any of training, and cut in two where it is predicted"
+    assert all(row["written"] == texts_of[row["audio"]] for row in cases)
+    assert "decoding: greedy" in (place / "run" / "config.yaml").read_text(), "what the run holds stays"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["evaluate", "PLACE/run", "--output", "OUT", "--decoding", "best"], "decoding = 'best': Input should be"),
+        (["evaluate", "PLACE/run", "--output", "OUT", "--beam", "4"], "pass --decoding beam"),
+        (["evaluate", "PLACE/run", "--output", "OUT", "--decoding", "beam", "--split", "validation"], "greedily"),
+        (["evaluate", "--truth", "T", "--objects", "O", "--output", "OUT", "--beam", "4"], "--beam: of use with a RUN"),
+        (["predict", "PLACE/run", "PLACE/words", "OUT.csv", "--decoding", "joint"], "decoding = 'joint'"),
+    ],
+)
+def test_decodings_that_are_none_are_refused(place: Path, tmp_path: Path, command: list[str], said: str) -> None:
+    assert said in call(place, *(word.replace("OUT", str(tmp_path / "out")) for word in command), status=2)
+    assert not list(tmp_path.iterdir())
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    with table.open() as file:
+        return list(csv.DictReader(file))
+
+
 def test_a_pipeline_refuses_the_config_of_another_before_any_work(tmp_path: Path) -> None:
     config = ROOT / "configs" / "synapse" / "phantom.yaml"
     ended = subprocess.run(
