@@ -57,6 +57,22 @@ class Ranking:
         allowed = int(np.floor(false_alarms * len(unknown) + 1e-9))
         return float("-inf") if allowed >= len(unknown) else float(np.nextafter(unknown[allowed], np.inf))
 
+    def even_threshold(self) -> float:
+        """The cosine at which as many unknown probes are named as known ones are not, or wrongly; nan without either.
+
+        It lies above that of pairs, and the more so the larger the gallery is: a stranger is compared with everybody,
+        and looks like somebody. Halfway between two probes; of several as even, where the fewest errors are.
+        """
+        known, unknown = np.sort(self.similarity[self.known & self.correct]), np.sort(self.similarity[~self.known])
+        if not len(unknown) or not self.known.any():
+            return float("nan")
+        at = np.unique(self.similarity)
+        between = np.concatenate([at[:1] - 1, (at[:-1] + at[1:]) / 2, at[-1:] + 1])
+        missed = 1 - (len(known) - np.searchsorted(known, between)) / self.known.sum()
+        named = (len(unknown) - np.searchsorted(unknown, between)) / len(unknown)
+        order = np.lexsort((missed + named, np.round(np.abs(missed - named), 12)))
+        return float(between[order[0]])
+
     def identified_at(self, threshold: float) -> float:
         """Detection and identification rate: share of the known probes that are named, and right.
 

@@ -52,7 +52,9 @@ class FaceScores:
 
     @property
     def threshold(self) -> float:
-        """The cosine of equal errors."""
+        """The cosine of equal errors: of naming where strangers come by, else of pairs."""
+        if self.ranking is not None and not np.isnan(even := self.ranking.even_threshold()):
+            return even
         return equal_error_threshold(self.counts.sum(axis=0))
 
     def figures_at(self, threshold: float) -> dict[str, float]:

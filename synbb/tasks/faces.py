@@ -161,6 +161,8 @@ class FacesTask:
             if self._data.protocol == "verification":
                 check_pairs("validation", self._validation)
             lines += told("validation", self._validation)
+            if self._data.protocol == "open_set" and {*self._validation.identities} <= {*self._names}:
+                lines.append("no strangers in validation: the threshold is that of pairs, and names more strangers")
         else:
             lines.append("no entry has split: validation: nothing is validated and no threshold is chosen")
         self._check_batch()
@@ -295,7 +297,10 @@ class FacesTask:
     # ---- scores ----
 
     def validate(self, model: nn.Module, device: Any) -> Validation | None:
-        """Scores of the protocol on the validation images; the threshold of equal errors there."""
+        """Scores of the protocol on the validation images; the threshold of equal errors there.
+
+        With strangers among them, errors of naming (1 - identified, strangers named), else those of pairs.
+        """
         if not self._validation.faces:
             return None
         found = self._scored(lambda paths: self.embeddings(model, paths, device), self._validation, None)

@@ -55,6 +55,38 @@ def test_open_set_rates_by_hand() -> None:
     assert np.isnan(rank(unit(0), ["a"], unit(1), ["b"]).rank_1), "nobody is known"
 
 
+def test_the_even_threshold_by_hand() -> None:
+    # a and b are right at cosines of 10 and 20 degrees, a second b is taken for a; strangers come to 15 and 45.
+    found = rank(unit(0, 180), ["a", "b"], unit(10, 160, 20, 15, 45), ["a", "b", "b", "x", "y"])
+    # One of three known is missed and one stranger of two named above 45 degrees; above 20 two, and one: as uneven.
+    even = found.even_threshold()
+    assert even == pytest.approx(np.cos(np.deg2rad([45, 20])).mean())
+    assert (found.identified_at(even), found.alarms_at(even)) == (pytest.approx(2 / 3), 0.5)
+    apart = rank(unit(0), ["a"], unit(10, 20, 60, 80), ["a", "a", "x", "y"])
+    assert apart.even_threshold() == pytest.approx(np.cos(np.deg2rad([20, 60])).mean()), (
+        "halfway where nothing is wrong"
+    )
+    assert np.isnan(rank(unit(0), ["a"], unit(1), ["a"]).even_threshold()), "nobody is unknown"
+    assert np.isnan(rank(unit(0), ["a"], unit(1), ["b"]).even_threshold()), "nobody is known"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.sampled_from("ax")), min_size=2, max_size=30),
+)
+def test_no_threshold_is_more_even(probes: list[tuple[int, str]]) -> None:
+    angles, names = zip(*probes, strict=True)
+    found = rank(unit(0), ["a"], unit(*(4.0 * angle for angle in angles)), names)
+    if len({*names}) == 1:
+        assert np.isnan(found.even_threshold())
+        return
+
+    def unevenness(threshold: float) -> float:
+        return abs(1 - found.identified_at(threshold) - found.alarms_at(threshold))
+
+    others = [-2.0, *found.similarity, *np.nextafter(found.similarity, 2)]
+    assert unevenness(found.even_threshold()) <= min(map(unevenness, others)) + 1e-9
+
+
 def test_galleries_that_do_not_fit() -> None:
     with pytest.raises(SynbbError, match="the gallery is empty"):
         rank(np.zeros((0, 2)), [], unit(1), ["a"])

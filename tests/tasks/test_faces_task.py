@@ -178,6 +178,29 @@ def test_open_set_counts_strangers(folder: Path) -> None:
     assert found.resampled["rank_1"].units == {"probes": 12}
 
 
+def test_the_threshold_of_an_open_set_is_that_of_naming(folder: Path) -> None:
+    images = entries(
+        folder,
+        train={"images": [0, 3], "identities": [0, 4]},
+        validation={"images": [3, 4]},
+        test={"images": [4, 6]},
+    )
+    task = made(images, protocol="open_set")
+    # Persons 5 and 6 are strangers, and look like person 3 by 0.9 and by 0.3; of pairs 0.9 is one of many.
+    task.__class__ = type("Told", (Leaning,), {"leaning": {"p05/04": 0.9, "p06/04": 0.3}})
+    assert not any("no strangers" in line for line in task.prepare())
+    found = task.validate(None, "cpu")  # type: ignore[arg-type]
+    assert found is not None
+    assert 0.9 < found.decision["threshold"] < 1
+    known = entries(
+        folder,
+        train={"images": [0, 3], "identities": [0, 4]},
+        validation={"images": [3, 4], "identities": [0, 4]},
+        test={"images": [4, 6]},
+    )
+    assert any("no strangers in validation" in line for line in made(known, protocol="open_set").prepare())
+
+
 def told(found: Any) -> list[list[str]]:
     """Cases without the folders of their images."""
     return [["/".join(Path(row[0]).parts[-2:]), *row[1:]] for row in found.cases.rows]
