@@ -28,7 +28,8 @@ from synbb.inference.blocks import Block, BlockPlan
 from synbb.inference.cluster_start import Connection
 from synbb.inference.cluster_worker import Done
 from synbb.inference.drivers import Prediction
-from synbb.inference.ledger import Ledger, Mark
+from synbb.inference.ledger import Ledger
+from synbb.inference.ledger_lines import Mark
 from synbb.inference.network import Network
 from synbb.volumes.box import Box
 from synbb.volumes.opening import open_volume

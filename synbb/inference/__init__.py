@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from synbb.inference.blocks import Block, BlockPlan
-    from synbb.inference.ledger import Ledger, Mark
+    from synbb.inference.ledger import Ledger
+    from synbb.inference.ledger_lines import Mark
     from synbb.inference.output import verify_output
     from synbb.inference.predictor import PredictionSummary, predict_array, predict_volume
 

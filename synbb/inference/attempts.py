@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from synbb.errors import DISK_FULL, RunEnded, SynbbError
 from synbb.inference.blocks import Block
-from synbb.inference.ledger import Mark
+from synbb.inference.ledger_lines import Mark
 from synbb.volumes.writing import OutputRemoved
 
 if TYPE_CHECKING:

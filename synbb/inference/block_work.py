@@ -21,7 +21,7 @@ from synbb.errors import RunEnded, SynbbError
 from synbb.inference.blending import blended_logits
 from synbb.inference.blocks import Block, BlockPlan
 from synbb.inference.card import fetched, greys, probabilities
-from synbb.inference.ledger import KEPT, Mark
+from synbb.inference.ledger_lines import KEPT, Mark
 from synbb.inference.no_data import Tissue, Where, absent, at_source, blank, may_be_blank, whole_tiles
 from synbb.volumes.box import Box, triple
 from synbb.volumes.resample import WorkingView, upsample_to_source

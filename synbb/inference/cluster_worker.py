@@ -18,7 +18,7 @@ from distributed import WorkerPlugin, get_worker
 from synbb.inference.allocator import keep_freed_memory
 from synbb.inference.attempts import Failure, compute_blocks
 from synbb.inference.blocks import Block
-from synbb.inference.ledger import Mark
+from synbb.inference.ledger_lines import Mark
 from synbb.volumes.quick import written_quickly
 
 if TYPE_CHECKING:

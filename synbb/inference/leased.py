@@ -25,21 +25,12 @@ from synbb.errors import RunEnded, SynbbError, disk_errors
 from synbb.inference.attempts import Failure, compute_blocks
 from synbb.inference.drivers import Outcome, Prediction, numbers
 from synbb.inference.leases import SETTINGS, Lease, Leases
-from synbb.inference.ledger import (
-    KEPT,
-    WorkerLedger,
-    begun,
-    check_plan,
-    exists,
-    first_lines,
-    is_created,
-    ledger_path,
-    read_marks,
-    workers_folder,
-)
+from synbb.inference.ledger import begun, check_plan, exists, is_created, read_marks
+from synbb.inference.ledger_lines import KEPT, first_lines, ledger_path, workers_folder
 from synbb.inference.output import NoDataReport, complete, remove_partial, reopen
 from synbb.inference.ownership import check_ownership
 from synbb.inference.pipeline import threads_beside
+from synbb.inference.worker_ledger import WorkerLedger
 
 if TYPE_CHECKING:
     from synbb.inference.blocks import Block

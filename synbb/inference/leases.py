@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from synbb.errors import SynbbError, disk_errors
-from synbb.inference.ledger import workers_folder
+from synbb.inference.ledger_lines import workers_folder
 
 BEATS = 6
 """How often a counter moves in the time after which its lease expires."""

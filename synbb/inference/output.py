@@ -12,7 +12,8 @@ import numpy as np
 import zarr
 
 from synbb.errors import SynbbError, disk_errors
-from synbb.inference.ledger import KEPT, Ledger, Mark, ledger_path, read_marks
+from synbb.inference.ledger import Ledger, read_marks
+from synbb.inference.ledger_lines import KEPT, Mark, ledger_path
 from synbb.inference.rules import NO_DATA
 from synbb.inference.sizes import output_grid
 from synbb.volumes.kinds import COMPLETE

@@ -20,7 +20,7 @@ from synbb.errors import SynbbError
 from synbb.inference import predict_volume
 from synbb.inference.block_work import BlockWork
 from synbb.inference.leased import LeasedDriver
-from synbb.inference.ledger import workers_folder
+from synbb.inference.ledger_lines import workers_folder
 from synbb.volumes.opening import open_volume
 from synbb.volumes.statistics import Normalisation
 

@@ -13,7 +13,7 @@ import numpy as np
 import predict_process
 import pytest
 
-from synbb.inference.ledger import ledger_path, workers_folder
+from synbb.inference.ledger_lines import ledger_path, workers_folder
 from synbb.volumes.opening import open_volume
 
 SHAPE = (7, 30, 37)

@@ -25,7 +25,8 @@ from predicting import BLOCKS, voxels
 from synbb.errors import RunEnded, SynbbError
 from synbb.inference.cluster import ClusterDriver
 from synbb.inference.cluster_start import connected
-from synbb.inference.ledger import ledger_path, read_marks
+from synbb.inference.ledger import read_marks
+from synbb.inference.ledger_lines import ledger_path
 from synbb.volumes.opening import open_volume
 
 

@@ -15,7 +15,8 @@ from predicting import BLOCKS, marked, run, start, voxels, wait_for_marks
 from synbb.inference.blocks import BlockPlan
 from synbb.inference.drivers import numbers
 from synbb.inference.leased import groups
-from synbb.inference.ledger import read_marks, workers_folder
+from synbb.inference.ledger import read_marks
+from synbb.inference.ledger_lines import workers_folder
 from synbb.inference.output import verify_output
 from synbb.volumes.box import Box
 from synbb.volumes.opening import open_volume

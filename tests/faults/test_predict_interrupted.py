@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from predicting import BLOCKS, SHAPE, run, start, voxels, wait_for_marks
 
-from synbb.inference.ledger import ledger_path, read_marks
+from synbb.inference.ledger import read_marks
+from synbb.inference.ledger_lines import ledger_path
 from synbb.inference.output import verify_output
 from synbb.volumes.writing import create_volume
 

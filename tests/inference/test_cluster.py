@@ -15,7 +15,7 @@ from synbb.inference.blocks import Block, BlockPlan
 from synbb.inference.cluster import LOSSES, _Run, _tasks
 from synbb.inference.cluster_start import Connection
 from synbb.inference.cluster_worker import Done
-from synbb.inference.ledger import Mark
+from synbb.inference.ledger_lines import Mark
 from synbb.volumes.box import Box
 
 PLAN = BlockPlan(Box.of_shape((4, 4, 40)), (4, 4, 4), (4, 4, 40), (0, 0, 0), (1, 1, 1))

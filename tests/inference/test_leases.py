@@ -11,7 +11,9 @@ import pytest
 from synbb.errors import SynbbError
 from synbb.inference.leased import GROUPS, LARGEST_GROUP, groups
 from synbb.inference.leases import Lease, Leases
-from synbb.inference.ledger import Ledger, Mark, WorkerLedger, ledger_path, read_marks, workers_folder
+from synbb.inference.ledger import Ledger, read_marks
+from synbb.inference.ledger_lines import Mark, ledger_path, workers_folder
+from synbb.inference.worker_ledger import WorkerLedger
 from synbb.volumes.box import Box
 
 PLAN = {"region": "0:4,0:4,0:4", "halo": [1, 2, 2]}

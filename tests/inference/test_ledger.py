@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synbb.errors import RunEnded, SynbbError
-from synbb.inference.ledger import Ledger, Mark, ledger_path, read_marks
+from synbb.inference.ledger import Ledger, read_marks
+from synbb.inference.ledger_lines import Mark, ledger_path
 from synbb.volumes.box import Box
 
 PLAN = {"region": "0:4,0:4,0:4", "halo": [1, 2, 2], "model_sha256": "abc"}

@@ -21,7 +21,8 @@ from synbb.inference import predict_array, predict_volume, verify_output
 from synbb.inference.block_work import BlockInput, BlockWork
 from synbb.inference.drivers import LocalDriver
 from synbb.inference.leased import LeasedDriver
-from synbb.inference.ledger import ledger_path, read_marks
+from synbb.inference.ledger import read_marks
+from synbb.inference.ledger_lines import ledger_path
 from synbb.inference.output import no_data_path
 from synbb.volumes.box import Box
 from synbb.volumes.opening import open_volume
