@@ -21,6 +21,8 @@ from synbb.volumes.per_process import PerProcess
 from synbb.volumes.storage import Voxels, plain_dtype, unreadable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from synbb.volumes.box import Box, Triple
 
 TIFF = (".tif", ".tiff")
@@ -33,13 +35,17 @@ _pillow_limit = threading.Lock()
 
 @dataclass(frozen=True)
 class Section:
-    """Where one section is stored: ``offset`` is set where its pixels lie uncompressed in one run of the file."""
+    """Where one section is stored: ``offset`` is set where its pixels lie uncompressed in one run of the file.
+
+    ``white_zero`` says that its file calls 0 white.
+    """
 
     file: str
     shape: tuple[int, int]
     dtype: np.dtype[Any]
     offset: int | None = None
     page: int = 0
+    white_zero: bool = False
 
 
 class SectionCache:
@@ -207,6 +213,7 @@ def open_folder(path: str) -> StackStorage:
                 f"{section.file}: pixels of type {section.dtype}, but the first section {Path(first.file).name} has "
                 f"{first.dtype}; all sections must have one type"
             )
+    _tell_white_zero(path, sections)
     kind = "TIFF" if files[0].suffix.lower() in TIFF else "PNG"
     return StackStorage(path, tuple(sections), plain_dtype(first.dtype, path), f"{kind} sections")
 
@@ -232,6 +239,24 @@ def _tell_gaps(path: str, files: list[Path]) -> None:
         )
 
 
+def _tell_white_zero(path: str, sections: Sequence[Section]) -> None:
+    """Warn of sections that viewers show with dark and bright exchanged: values are read as they are stored."""
+    white = [section for section in sections if section.white_zero]
+    if not white:
+        return
+    if len(white) == len(sections):
+        which = "its sections call"
+        remedy = "`invert` in a config and --invert exchange grey values, labels have to be converted"
+    else:
+        which = f"{len(white)} of {len(sections)} sections, {Path(white[0].file).name} the first, call"
+        remedy = "convert them, so that all sections are alike"
+    warnings.warn(
+        f"synbb: {path}: {which} 0 white (TIFF's MinIsWhite); values are read as they are stored, dark and bright "
+        f"exchanged against what viewers show; {remedy}",
+        stacklevel=2,
+    )
+
+
 def _section_of(file: Path) -> Section:
     try:
         section = _tiff_section(file) if file.suffix.lower() in TIFF else _png_section(file)
@@ -255,7 +280,8 @@ def _tiff_section(file: Path) -> Section:
         rows, columns = page.shape
         dtype = np.dtype(page.dtype).newbyteorder(tiff.byteorder)
         run = page.is_contiguous and page.is_memmappable
-        return Section(str(file), (rows, columns), dtype, page.dataoffsets[0] if run else None)
+        offset = page.dataoffsets[0] if run else None
+        return Section(str(file), (rows, columns), dtype, offset, white_zero=_white_zero(page))
 
 
 def _png_section(file: Path) -> Section:
@@ -281,6 +307,10 @@ def _page_palette(page: Any) -> Voxels | None:
     return np.asarray(page.colormap).T >> 8
 
 
+def _white_zero(page: Any) -> bool:
+    return bool(page.photometric == tifffile.PHOTOMETRIC.MINISWHITE)
+
+
 def _check_no_palette(file: str, palette: Voxels | None) -> None:
     """Refuse values that are places in a table of colours, unless each place holds the grey of its own number."""
     if palette is not None and (palette != np.arange(len(palette))[:, None]).any():
@@ -303,6 +333,7 @@ def open_multipage(path: str) -> StackStorage:
         raise
     except Exception as error:  # decoders raise whatever they like
         raise unreadable(path, "the TIFF file", error) from error
+    _tell_white_zero(path, sections)
     return StackStorage(
         path,
         tuple(sections),
@@ -339,4 +370,5 @@ def _page_sections(tiff: tifffile.TiffFile, path: str) -> list[Section]:
         offsets = [None] * depth
     else:
         raise SynbbError(f"{path}: {len(series.pages)} pages hold {depth} sections; write one section a page")
-    return [Section(path, (rows, columns), dtype, offset, z) for z, offset in enumerate(offsets)]
+    white = _white_zero(tiff.pages[0])
+    return [Section(path, (rows, columns), dtype, offset, z, white) for z, offset in enumerate(offsets)]

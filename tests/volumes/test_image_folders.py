@@ -214,6 +214,20 @@ def test_numbers_that_do_not_count_sections_are_left_alone(tmp_path, names):
     assert open_volume(sections(tmp_path / "s", names), voxel_size=SIZE).shape[0] == len(names)
 
 
+def test_sections_whose_zero_is_white_are_told(tmp_path):
+    folder = sections(tmp_path / "s", ["0.tif", "1.tif", "2.tif"])
+    tifffile.imwrite(folder / "1.tif", np.full((5, 6), 7, np.uint8), photometric="miniswhite")
+    with pytest.warns(
+        UserWarning, match=r"synbb: .*s: 1 of 3 sections, 1\.tif the first, call 0 white .* convert them"
+    ):
+        volume = open_volume(folder, voxel_size=SIZE)
+    assert volume.read(volume.box)[:, 0, 0].tolist() == [0, 7, 2], "as they are stored"
+    many = tmp_path / "many.tif"
+    tifffile.imwrite(many, np.full((3, 5, 6), 7, np.uint8), photometric="miniswhite")
+    with pytest.warns(UserWarning, match=r"many\.tif: its sections call 0 white .* --invert exchange"):
+        assert (open_volume(many, voxel_size=SIZE).read(volume.box) == 7).all()
+
+
 GREY = np.array([[10, 200, 90], [200, 90, 10]], np.uint8)
 
 
