@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 FOR_SPEECH = ("decoding", "beam")
+"""What is of use with a run on speech alone."""
 FOR_FILES = frozenset(
     {"run", "volume", "output", "named_output", "weights", "device", "allow_unfinished", "overwrite", *FOR_SPEECH}
 )
