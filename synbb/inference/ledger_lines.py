@@ -117,6 +117,13 @@ class Lines:
     """A file to which whole lines are appended; each is on the disk when :meth:`append` returns.
 
     Lines that other threads append while the disk works reach it together, by its next turn.
+
+    Args:
+        path: of the file, which is made with its folder where it is not there.
+
+    Raises:
+        SynbbError: it cannot be made.
+        RunEnded: the disk is full.
     """
 
     def __init__(self, path: Path) -> None:
