@@ -18,8 +18,7 @@ from synbb.inference.ledger_lines import (
     State,
     header,
     ledger_path,
-    parse,
-    parse_from,
+    read_lines,
     worker_files,
     workers_folder,
 )
@@ -108,7 +107,7 @@ class Ledger:
         return State(header(fields))
 
     def _resume(self, fields: dict[str, Any]) -> State:
-        state = parse(self.path, self.path.read_bytes())
+        state = read_lines(self.path)
         if state.header is None:
             raise SynbbError(
                 f"{self.output}: exists, and its ledger {self.path.name} is empty; remove both, or choose another name"
@@ -126,7 +125,7 @@ class Ledger:
         """Take the marks of workers' files over; what is forgotten after this stays forgotten."""
         for path in worker_files(self.output):
             begin = state.merged.get(path.name, 0)
-            found = parse_from(path, begin)
+            found = read_lines(path, begin)
             if not found.good_bytes:
                 continue
             for mark in found.marks.values():
@@ -146,11 +145,11 @@ def read_marks(output: str | Path) -> tuple[dict[str, Any], dict[int, Mark]]:
     path = ledger_path(output)
     if not path.is_file():
         raise SynbbError(f"{output}: has no ledger {path.name}; only outputs of predict have one")
-    state = parse(path, path.read_bytes())
+    state = read_lines(path)
     if state.header is None:
         raise SynbbError(f"{path}: is empty; remove it together with its output")
     for file in worker_files(output):
-        state.marks.update(parse_from(file, state.merged.get(file.name, 0)).marks)
+        state.marks.update(read_lines(file, state.merged.get(file.name, 0)).marks)
     return state.header["plan"], state.marks
 
 
@@ -171,8 +170,7 @@ def finished_marks(output: str | Path, fields: Mapping[str, Any]) -> dict[int, M
 
 def is_created(output: str | Path) -> bool:
     """Whether the ledger of ``output`` says that its metadata were completely written."""
-    path = ledger_path(output)
-    return parse(path, path.read_bytes()).created
+    return read_lines(ledger_path(output)).created
 
 
 def remove_workers(output: str | Path) -> None:

@@ -186,8 +186,8 @@ def worker_files(output: str | Path) -> list[Path]:
     return sorted(workers_folder(output).glob("marks-*.jsonl"))
 
 
-def parse_from(path: Path, begin: int) -> State:
-    """What a worker's file says from byte ``begin`` on, the begin of a line; ``good_bytes`` counts from there."""
+def read_lines(path: Path, begin: int = 0) -> State:
+    """What a file says from byte ``begin`` on, the begin of a line; ``good_bytes`` counts from there."""
     with path.open("rb") as file:
         file.seek(begin)
         content = file.read()

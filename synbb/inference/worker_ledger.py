@@ -13,7 +13,7 @@ from synbb.inference.ledger_lines import (
     header,
     ledger_path,
     parse,
-    parse_from,
+    read_lines,
     worker_files,
     workers_folder,
 )
@@ -76,7 +76,7 @@ class WorkerLedger:
             self._states.clear()
         for path in worker_files(self.output):
             begin, state = self._states.get(path.name) or (self._main.merged.get(path.name, 0), State())
-            found = parse_from(path, begin)
+            found = read_lines(path, begin)
             state.marks.update(found.marks)
             state.failed += found.failed
             self._states[path.name] = (begin + found.good_bytes, state)

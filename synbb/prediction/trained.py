@@ -12,7 +12,6 @@ from torch import nn
 from synbb.errors import SynbbError
 from synbb.schema import validated
 from synbb.tasks.base import PredictsFiles
-from synbb.tasks.transcribing import SpeechModelSettings
 from synbb.training.checkpoint import load_weights
 from synbb.training.config import RunConfig
 from synbb.training.run import RunFolder
@@ -73,9 +72,9 @@ class Trained:
         if not wanted:
             return self
         model = self.config.model
-        if not isinstance(model, SpeechModelSettings):
+        if not wanted.keys() <= getattr(type(model), "model_fields", {}).keys():
             raise self.wrong_task("--decoding and --beam are of use with runs on speech")
-        model = validated(SpeechModelSettings, {**model.model_dump(), **wanted}, "--decoding and --beam")
+        model = validated(type(model), {**model.model_dump(), **wanted}, "--decoding and --beam")
         if beam is not None and model.decoding != "beam":
             raise SynbbError(f"--beam {beam}: decoding {model.decoding!r} has none; pass --decoding beam as well")
         return replace(self, config=self.config.model_copy(update={"model": model}))
