@@ -9,12 +9,11 @@ medians. Training lays weights out with their channels last on every device, pre
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from devices import called, finish, sizes
+from devices import called, medians, sizes
 from torch import Tensor, nn
 
 from synbb.models.layout import channels_last
@@ -35,7 +34,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     samples, *extent = options.patches
     patches = torch.randn(samples, 1, *extent, device=device)
-    sides: dict[tuple[str, str], Callable[[bool], None]] = {}
+    sides: dict[tuple[str, str, bool], Callable[[], None]] = {}
     precisions = ["32", "tf32", "bf16"] if device.type == "cuda" else ["32", "bf16"]
     for precision in precisions:
         for layout in ("contiguous", "channels last"):
@@ -43,24 +42,16 @@ def main() -> None:
             net = build_unet(VOXEL_SIZE, filters=options.filters).to(device)
             if layout == "channels last":
                 channels_last(net)
-            sides[precision, layout] = _side(net, patches, precision)
-    taken: dict[tuple[str, str, bool], list[float]] = {}
-    for turn in range(-2, options.rounds):  # two to warm up
-        for (precision, layout), run in sides.items():
-            for training in (True, False):
-                finish(device)
-                began = time.perf_counter()
-                run(training)
-                finish(device)
-                if turn >= 0:
-                    taken.setdefault((precision, layout, training), []).append(time.perf_counter() - began)
+            run = _side(net, patches, precision)
+            sides |= {(precision, layout, training): partial(run, training) for training in (True, False)}
+    taken = medians(sides, options.rounds, device)
     print(
         f"U-Net {options.filters} on {tuple(patches.shape)}, {called(device)}, "
         f"{options.threads} thread(s), torch {torch.__version__}, ms"
     )
     print(f"{'precision':10s} {'weights':14s} {'training step':>14s} {'pass':>8s}")
-    for precision, layout in sides:
-        step, forward = (statistics.median(taken[precision, layout, training]) * 1e3 for training in (True, False))
+    for precision, layout in dict.fromkeys(side[:2] for side in sides):
+        step, forward = (taken[precision, layout, training] for training in (True, False))
         print(f"{precision:10s} {layout:14s} {step:14.2f} {forward:8.2f}")
 
 

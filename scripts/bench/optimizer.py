@@ -9,12 +9,11 @@ taking turns in this process; medians. Training asks for the one pass on a CPU.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from devices import called, finish
+from devices import called, medians
 from torch import Tensor, nn
 
 from synbb.models.face_resnet import build_face_resnet
@@ -56,16 +55,8 @@ def main() -> None:
     for name, (net, inputs) in families(options.device).items():
         channels_last(net.to(options.device).train())
         step = _steps(net, inputs)
-        taken: dict[str, list[float]] = {way: [] for way in WAYS}
-        for turn in range(-2, options.rounds):  # two to warm up
-            for way in WAYS:
-                finish(options.device)
-                began = time.perf_counter()
-                step(way)
-                finish(options.device)
-                if turn >= 0:
-                    taken[way].append(time.perf_counter() - began)
-        plain, fused = (statistics.median(each) * 1e3 for each in taken.values())
+        taken = medians({way: partial(step, way) for way in WAYS}, options.rounds, options.device)
+        plain, fused = taken.values()
         parameters = sum(each.numel() for each in net.parameters())
         print(f"{name:26s} {parameters:10,d} {plain:10.1f} {fused:8.1f}  {1 - fused / plain:+.1%} saved")
 
