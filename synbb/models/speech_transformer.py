@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 Activation = Literal["relu", "gelu"]
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
-REDUCTION = 4
+CONVOLUTIONS = 2
+REDUCTION: int = 2**CONVOLUTIONS
 """Frames that one position of the encoder stands for."""
 KERNEL = 3
 Size = TypeVar("Size", int, Tensor)
@@ -138,7 +139,8 @@ class Encoder(nn.Module):
         self.width, self.heads, self.linear_bias = width, heads, linear_bias
         self.over_bands = channels is not None
         convolution: type[nn.Conv1d | nn.Conv2d] = nn.Conv1d if channels is None else nn.Conv2d
-        sizes = (mels, width, width) if channels is None else (1, channels, channels)
+        read, written = (mels, width) if channels is None else (1, channels)
+        sizes = [read, *[written] * CONVOLUTIONS]
         features = width if channels is None else channels * shorter(shorter(mels))
         self.convolutions = nn.ModuleList(
             [convolution(*pair, KERNEL, stride=2, padding=KERNEL // 2) for pair in pairwise(sizes)]
@@ -243,6 +245,27 @@ def within(lengths: Tensor, size: int) -> Tensor:
 def shorter(lengths: Size) -> Size:
     """Positions after one convolution of stride 2."""
     return (lengths + 1) // 2
+
+
+def heard_positions(lengths: Tensor, mels: int, frames: int, *, over_bands: bool) -> dict[str, Tensor]:
+    """Positions of an :class:`Encoder` that are no padding, as :data:`synbb.pruning.observing.Valid` has them.
+
+    Args:
+        lengths: (N,) frames of each utterance.
+        mels: bands of a frame.
+        frames: of the batch, padding and all.
+        over_bands: whether the convolutions go over bands too.
+
+    Returns:
+        Bool masks by patterns of module names: of each convolution's units, (N, T) or (N, 1, mels, T), and of all
+        units behind, (N, T').
+    """
+    masks, heard = {}, within(lengths, frames)
+    for number in range(CONVOLUTIONS):
+        lengths, mels, frames = shorter(lengths), shorter(mels), shorter(frames)
+        heard = within(lengths, frames)
+        masks[f"encoder.activations.{number}"] = heard[:, None, None].expand(-1, -1, mels, -1) if over_bands else heard
+    return {**masks, "encoder.layers.*": heard}
 
 
 def build_speech_transformer(

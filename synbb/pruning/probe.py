@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from synbb.errors import SynbbError
 from synbb.pruning.balance import binary_entropy
 from synbb.pruning.observing import Observers, ValidMasks
 from synbb.pruning.statistics import SUMS, check_statistic, rates, statistic_of, sums
@@ -103,7 +105,7 @@ def probe(
         seed: of the sample.
 
     Raises:
-        SynbbError: no such statistic, or a mask that does not fit.
+        SynbbError: no such statistic, a mask that does not fit, or fewer masks than batches.
     """
     taken = [_Taken(group, check_statistic(statistic), positions) for group in wiring.groups]
     now: dict[str, Any] = {}
@@ -117,12 +119,17 @@ def probe(
 
     observers = Observers(model, wiring.groups, see, lambda _: True)
     inputs = 0
-    masks = iter(valid) if valid is not None else None
+    masks = iter(valid) if valid is not None else repeat(None)
     try:
         with _evaluating(model), torch.no_grad():
             for number, batch in enumerate(batches):
                 given = (batch,) if isinstance(batch, Tensor) else tuple(batch)
-                mask = next(masks) if masks is not None else None
+                try:
+                    mask = next(masks)
+                except StopIteration:
+                    raise SynbbError(
+                        f"batch {number} has no valid mask, as valid ended: give a mask, or None, for each batch"
+                    ) from None
                 now |= {"batch": number, "keys": {}, "masks": ValidMasks(mask, wiring.groups)}
                 model(*given)
                 inputs += len(given[0])

@@ -24,7 +24,12 @@ from synbb.evaluation.words import (
     word_library,
 )
 from synbb.models.ctc import BLANK
-from synbb.models.speech_transformer import REDUCTION, SpeechTransformer, build_speech_transformer
+from synbb.models.speech_transformer import (
+    REDUCTION,
+    SpeechTransformer,
+    build_speech_transformer,
+    heard_positions,
+)
 from synbb.pruning.resampling import Resampled
 from synbb.schema import Settings
 from synbb.tasks.base import Batch, HeldOut, Table, Validation
@@ -232,15 +237,12 @@ class SpeechTask:
         targets = torch.full((len(tokens), longest), IGNORED)
         for row, each in enumerate(tokens):
             targets[row, : len(each)] = torch.tensor(each)
-        heard = torch.arange(inputs.shape[2]) < lengths[:, None]
-        valid = {"*": heard}
-        if self._model.channels is not None:  # units over bands and time
-            valid = {"encoder.activations.*": heard[:, None, None].expand(-1, -1, inputs.shape[1], -1), **valid}
+        valid = heard_positions(lengths, *inputs.shape[1:], over_bands=self._model.channels is not None)
         if not self._model.decoder_layers:
             return Batch((inputs, lengths), targets, valid)
         so_far = F.pad(targets.clamp(min=BLANK), (1, 0), value=end_of(self._vocabulary))
         written = F.pad(targets != IGNORED, (1, 0), value=True)
-        return Batch((inputs, lengths, so_far), targets, {"decoder*": written, **valid})
+        return Batch((inputs, lengths, so_far), targets, {**valid, "decoder*": written})
 
     def upcoming(self, steps: range, rank: int, world_size: int) -> None:
         """Nothing: utterances are small and decoded as they are needed."""

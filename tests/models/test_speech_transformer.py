@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 
 from synbb.errors import SynbbError
 from synbb.models.attention import Attention, distance_bias, sinusoids
-from synbb.models.speech_transformer import build_speech_transformer, shorter
+from synbb.models.speech_transformer import build_speech_transformer, heard_positions, shorter, within
 from synbb.pruning import BudgetedBroadcast, trace
+from synbb.pruning.probe import probe
 
 
 def small(decoder_layers=0, activation="relu", **more):
@@ -161,12 +163,8 @@ def test_budgeted_broadcast_prunes_it_whole(actuator):
     pruner = BudgetedBroadcast(
         0.25, actuator=actuator, connection="weight", refresh=1, statistic="auto", per_consumer=["*attention.out"]
     ).attach(net, inputs, optimizer=optimizer)
-    heard = torch.arange(40) < torch.tensor([40, 33])[:, None]
-    masks = {
-        "encoder.activations.*": heard[:, None, None].expand(-1, -1, 12, -1),
-        "encoder*": heard,
-        "decoder*": torch.ones(2, 5, dtype=torch.bool),
-    }
+    masks = heard_positions(torch.tensor([40, 33]), 12, 40, over_bands=True)
+    masks["decoder*"] = torch.ones(2, 5, dtype=torch.bool)
     for _ in range(4):
         with pruner.valid(masks):
             sum(each.square().mean() for each in net(*inputs) if each.is_floating_point()).backward()
@@ -177,6 +175,25 @@ def test_budgeted_broadcast_prunes_it_whole(actuator):
     masked = {layer.name for layer in pruner.layers}
     assert {"encoder.layers.0.attention.value", "encoder.layers.0.attention.out", "encoder.projection"} <= masked
     assert {"decoder.layers.0.memory_attention.out", "decoder.layers.0.feed_forward.reduce"} <= masked
+
+
+@pytest.mark.parametrize("channels", [3, None])
+def test_on_rates_of_a_padded_batch_are_those_of_its_utterances(channels):
+    net = small(1, "relu", channels=channels)
+    lengths, words = torch.tensor([40, 33, 30, 1]), torch.tensor([5, 2, 4, 3])
+    frames, tokens = torch.randn(4, 12, 40), torch.randint(1, 6, (4, 5))
+    wiring = trace(net, (frames, lengths, tokens))
+    masks = heard_positions(lengths, 12, 40, over_bands=channels is not None)
+    masks["decoder*"] = within(words, 5)
+    frames = torch.where(within(lengths, 40)[:, None], frames, 0)
+    together = probe(net, wiring, [(frames, lengths, tokens)], valid=[masks])
+    alone = [
+        (frames[row : row + 1, :, :length], lengths[row : row + 1], tokens[row : row + 1, :count])
+        for row, (length, count) in enumerate(zip(lengths.tolist(), words.tolist(), strict=True))
+    ]
+    apart = probe(net, wiring, alone)
+    np.testing.assert_allclose(together.on, apart.on)
+    assert [each.positions for each in together.groups] == [each.positions for each in apart.groups]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from synbb.datasets.phantom_speech import SpeechPhantom, write_phantom_speech
 from synbb.errors import SynbbError
-from synbb.models.speech_transformer import REDUCTION, shorter
+from synbb.models.speech_transformer import REDUCTION, heard_positions, shorter, within
 from synbb.tasks.base import PredictsFiles
 from synbb.tasks.speech import IGNORED, SpeechTask
 from synbb.tasks.speech_corpus import CorpusPart, needed_positions
@@ -127,18 +127,14 @@ def test_valid_positions_are_those_of_frames_and_of_tokens(folder: Path, channel
     batch = prepared(parts(folder), model={"decoder_layers": 1, "channels": channels}).batch(0, 0, 1)
     frames, lengths, so_far = batch.inputs
     assert isinstance(batch.valid, dict)
-    assert [*batch.valid] == ["decoder*", *(["encoder.activations.*"] if channels else []), "*"]
-    if channels:  # as large as the spectrogram: batch, channel, bands, time
-        over_bands = batch.valid["encoder.activations.*"]
-        assert over_bands.shape == (4, 1, *frames.shape[1:])
-        assert torch.equal(over_bands.all(dim=(1, 2)), batch.valid["*"])
-        assert torch.equal(over_bands.any(dim=(1, 2)), batch.valid["*"])
-    assert torch.equal(batch.valid["*"].sum(dim=1), lengths)
-    assert batch.valid["*"].shape == (4, frames.shape[2])
+    positions = heard_positions(lengths, *frames.shape[1:], over_bands=channels is not None)
+    assert {*batch.valid} == {*positions, "decoder*"}
+    for pattern, mask in positions.items():
+        assert torch.equal(batch.valid[pattern], mask)
     written = (batch.targets != IGNORED).sum(dim=1)
     assert torch.equal(batch.valid["decoder*"].sum(dim=1), written + 1)
     assert so_far.shape == (4, batch.targets.shape[1] + 1)
-    assert (frames.transpose(1, 2)[~batch.valid["*"]] == 0).all()
+    assert (frames.transpose(1, 2)[~within(lengths, frames.shape[2])] == 0).all()
 
 
 def positions_of(frames: int) -> int:
