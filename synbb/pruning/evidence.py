@@ -156,7 +156,7 @@ class InputNorms:
         modules = dict(model.named_modules())
         self._handles = [
             modules[layer.name].register_forward_pre_hook(
-                self._hook(index, linear=layer.kind == "linear"), with_kwargs=True
+                self._hook(index, modules[layer.name], linear=layer.kind == "linear"), with_kwargs=True
             )
             for index, layer in enumerate(layers)
         ]
@@ -200,8 +200,10 @@ class InputNorms:
         self._counts = list(state["counts"])
         self.commit()
 
-    def _hook(self, index: int, *, linear: bool) -> Any:
+    def _hook(self, index: int, watched: nn.Module, *, linear: bool) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            if module is not watched:  # a copy of the network has copies of its hooks
+                return
             if not (self.watching and module.training and torch.is_grad_enabled()):
                 return
             given = inputs[0] if inputs else next(each for each in named.values() if isinstance(each, Tensor))

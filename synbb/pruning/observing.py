@@ -47,7 +47,7 @@ class Observers:
         self._groups, self._see, self._wanted = groups, see, wanted
         self._calls: dict[tuple[str, str], int] = {}
         self._handles = [model.register_forward_pre_hook(self._restart)]
-        modules = dict(model.named_modules())
+        self._modules = modules = dict(model.named_modules())
         watched: dict[tuple[str, str], list[int]] = {}
         for number, group in enumerate(groups):
             if group.observer is not None:
@@ -63,8 +63,9 @@ class Observers:
         for handle in self._handles:
             handle.remove()
 
-    def _restart(self, _: nn.Module, __: tuple[Any, ...]) -> None:
-        self._calls = {}
+    def _restart(self, model: nn.Module, _: tuple[Any, ...]) -> None:
+        if model is self._modules[""]:
+            self._calls = {}
 
     def _reader(self, name: str, numbers: list[int]) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -79,6 +80,8 @@ class Observers:
         return hook
 
     def _show(self, place: tuple[str, str], numbers: list[int], module: nn.Module, values: Tensor) -> None:
+        if module is not self._modules[place[0]]:  # a copy of the network (a mean of weights, say) has these hooks too
+            return
         call = self._calls.get(place, 0)
         self._calls[place] = call + 1
         if not self._wanted(module):

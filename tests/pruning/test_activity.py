@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -208,6 +209,16 @@ def test_only_training_passes_count(chain):
         chain.train()(given)  # as when norm statistics are estimated anew
     rates.commit()
     assert np.isnan(rates.rates()).all()
+
+
+def test_passes_of_a_copy_do_not_count(chain):
+    """A mean of weights or a teacher is a deep copy, which takes hooks along."""
+    given = torch.randn(2, 1, 8, 8)
+    rates = watching(chain, given)
+    expected = brute_force(chain, [given])
+    copy.deepcopy(chain)(torch.randn(2, 1, 8, 8))
+    rates.commit()
+    assert rates.rates() == pytest.approx(expected, abs=1e-12)
 
 
 def test_micro_batches_of_a_step_count_together_and_decay_once(chain):

@@ -64,6 +64,14 @@ def test_passes_without_gradients_are_no_training_passes():
     assert pruner.state_dict()["inputs"]["counts"] == [3]
 
 
+def test_passes_of_a_copy_are_none_of_the_network():
+    net = mlp(4, 8, 8, 2)
+    pruner, made = watched(net)
+    copy.deepcopy(net)(torch.randn(16, 4)).sum().backward()
+    one_step(net, pruner, made, torch.randn(3, 4))
+    assert pruner.state_dict()["inputs"]["counts"] == [3]
+
+
 def test_inputs_of_a_skipped_step_are_forgotten():
     net = mlp(4, 8, 8, 2)
     pruner, made = watched(net)
