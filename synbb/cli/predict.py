@@ -211,6 +211,7 @@ def command(
         connect()  # is nothing until it is entered, but says what is wrong before the volume is looked at
         driver = ClusterDriver(connect, device=device, retries=retries, worker_timeout=worker_timeout)
         volume, output, device = absolute(volume), output.absolute(), "cpu"
+        mask = None if mask is None else absolute(mask)
     if device_named(device) == "cpu":
         return_large_arrays()
 

@@ -102,19 +102,24 @@ class BlockWork:
                 raise RunEnded(f"{told}. Finished blocks are kept") from error
             raise SynbbError(told) from error
 
+    def _check_stored(self, box: Box) -> None:
+        """Refuse absent chunks in all that the network sees, whatever it costs to ask for each."""
+        chunks = self.view.volume.absent(self.view.level_box(box))
+        if chunks:
+            raise SynbbError(
+                f"{self.view.volume.path}: {len(chunks)} chunks are absent, the first at voxels {chunks[0]}; restore "
+                "them, or pass --missing skip to leave their voxels out"
+            )
+
     def _read(self, block: Block, *, for_card: bool) -> BlockInput:
         outside = None if self.tissue is None else ~self.tissue.inside(block.write)
         if outside is not None and outside.all():
             return BlockInput(None, outside)
         there = block.read.intersect(self.view.box)
         assert there is not None, "a read box begins inside the volume"
-        lost = absent(self.view, block.core, at_any_cost=self.missing == "error")
-        if self.missing == "error" and lost.any():
-            chunks = self.view.volume.absent(self.view.level_box(block.core))
-            raise SynbbError(
-                f"{self.view.volume.path}: {len(chunks)} chunks are absent, the first at voxels {chunks[0]}; restore "
-                "them, or pass --missing skip to leave their voxels out"
-            )
+        if self.missing == "error":
+            self._check_stored(there)
+        lost = absent(self.view, block.core)
         wide = there.hull(whole_tiles(block.core, self.view.box))
         stored = self.view.stored(wide)
         tolerance = ONE_GREY * (self.normalisation.high - self.normalisation.low)

@@ -23,6 +23,7 @@ from pydantic import Field, field_validator
 from synbb.errors import SynbbError, get_extra
 from synbb.inference.pipeline import threads_beside
 from synbb.schema import Settings, validated
+from synbb.volumes.stores import is_remote, split_kind
 
 FORMS = "local:N, tcp://HOST:8786, or a YAML file (configs/clusters/)"
 
@@ -116,7 +117,10 @@ def dashboard(client: Any) -> str:
 
 def absolute(path: str) -> str:
     """A path that workers with another working directory understand; addresses stay."""
-    return path if "://" in path else str(Path(path).absolute())
+    kind, place = split_kind(path)
+    if is_remote(place):
+        return path
+    return (f"{kind}://" if kind else "") + str(Path(place).absolute())
 
 
 @contextmanager

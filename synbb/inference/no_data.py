@@ -118,14 +118,14 @@ def _may_be_blank(given: Voxels, tolerance: float) -> Where:
     return found
 
 
-def absent(view: WorkingView, core: Box, *, at_any_cost: bool) -> Where:
+def absent(view: WorkingView, core: Box) -> Where:
     """Which voxels of ``core`` (working voxels) are made of chunks that the input does not have.
 
-    ``at_any_cost`` False does not look where each chunk would have to be asked for: what is absent reads as one value,
-    and is found as blank.
+    Stores where each chunk would have to be asked for are left alone: what is absent reads as one value, and is found
+    as blank.
     """
     found = np.zeros(core.shape, bool)
-    for box in view.volume.absent(view.level_box(core), at_any_cost=at_any_cost):
+    for box in view.volume.absent(view.level_box(core), at_any_cost=False):
         start = [int(np.floor(a / f)) for a, f in zip(box.start, view.factor, strict=True)]
         stop = [int(np.ceil(b / f)) for b, f in zip(box.stop, view.factor, strict=True)]
         part = Box(triple(start), triple(stop)).intersect(core)

@@ -23,7 +23,8 @@ from synbb.inference.splitting import SplitComponents, Splitter, split_component
 from synbb.volumes.box import Box, Triple, triple
 from synbb.volumes.kinds import check_finished, check_use
 from synbb.volumes.storage import default_grid
-from synbb.volumes.writing import WritableVolume, check_zarr_name, create_volume, followed, holds, is_zarr
+from synbb.volumes.writing import WritableVolume, check_zarr_name, create_volume, followed, holds, publish
+from synbb.volumes.zarr_opening import is_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -187,8 +188,8 @@ def segment(
         own = {"kind": "objects", **rules.attributes(), "source": probabilities.path, "objects": len(kept)}
         writable.set_attributes({**attributes, **own})
         _write_table(partial_table, probabilities, kept)
-        _publish(partial, target)
-        _publish(partial_table, table)
+        publish(partial, target)
+        publish(partial_table, table)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         partial_table.unlink(missing_ok=True)
@@ -343,14 +344,3 @@ def _write_table(path: Path, probabilities: Volume, kept: Components | SplitComp
                     f"{highest[i]:.5f}",
                 ]
             )
-
-
-def _publish(partial: Path, target: Path) -> None:
-    """Put a finished output in its place; what was there goes once the new one stands."""
-    old = target.with_name(f".{target.name}.old")
-    with disk_errors(str(target)):
-        if target.is_dir():
-            shutil.rmtree(old, ignore_errors=True)
-            target.rename(old)
-        partial.replace(target)
-        shutil.rmtree(old, ignore_errors=True)

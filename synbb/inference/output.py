@@ -14,6 +14,7 @@ import zarr
 from synbb.errors import SynbbError, disk_errors
 from synbb.inference.ledger import Ledger, read_marks
 from synbb.inference.ledger_lines import KEPT, Mark, ledger_path
+from synbb.inference.ownership import what_else
 from synbb.inference.rules import NO_DATA
 from synbb.inference.sizes import output_grid
 from synbb.volumes.kinds import COMPLETE
@@ -72,6 +73,10 @@ def open_output(
         return reopen(path, empty_chunks=empty_chunks)
     chunks, shards = output_grid(plan.region, plan.write_block)
     with disk_errors(path, KEPT):
+        # What is there was found to be ours, of a plan without marks or of a creation cut short, perhaps before it was
+        # a zarr at all.
+        if Path(path).is_dir() and not what_else(Path(path)):
+            shutil.rmtree(path)
         return create_volume(
             path,
             shape=plan.region.shape,
@@ -82,7 +87,7 @@ def open_output(
             shards=shards,
             attributes={**attributes, COMPLETE: False},
             empty_chunks=empty_chunks,
-            overwrite=True,  # what is there was found to be ours, of a plan without marks or a creation cut short
+            overwrite=True,
         )
 
 
@@ -96,7 +101,7 @@ def reopen(path: str, *, tidy: bool = True, empty_chunks: bool = True) -> Writab
         remove_partial(path)
     try:
         # zarr does not store this setting, it has to be given at every opening
-        array = zarr.open_array(str(Path(path) / "0"), mode="r+", config={"write_empty_chunks": empty_chunks})
+        array = zarr.open_array(path, path="0", mode="r+", config={"write_empty_chunks": empty_chunks})
     except (OSError, ValueError, KeyError, zarr.errors.BaseZarrError) as error:
         raise SynbbError(
             f"{path}: its metadata are damaged ({type(error).__name__}: {error}); remove it and predict again"
@@ -105,9 +110,10 @@ def reopen(path: str, *, tidy: bool = True, empty_chunks: bool = True) -> Writab
 
 
 def remove_partial(path: str) -> None:
-    """Remove what writers that were killed left half-written."""
-    for left in (Path(path) / "0").rglob("*.partial"):  # zarr writes beside and renames
-        left.unlink(missing_ok=True)
+    """Remove what writers that were killed left half-written: both libraries write beside and rename."""
+    for left in (Path(path) / "0").rglob("*"):
+        if left.name.endswith((".partial", ".__lock")):  # of zarr, of tensorstore
+            left.unlink(missing_ok=True)
 
 
 def complete(output: WritableVolume, marks: Mapping[int, Mark]) -> NoDataReport:

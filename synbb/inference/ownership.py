@@ -37,7 +37,7 @@ def check_ownership(output: Path, ledger: Path, plan: Mapping[str, Any]) -> None
     """
     told = _told(output)
     if told is None:
-        what = _what_else(output)
+        what = what_else(output)
     else:
         wanted = _wanted(plan)
         differing = [name for name in wanted if told[name] != wanted[name]]
@@ -50,8 +50,8 @@ def check_ownership(output: Path, ledger: Path, plan: Mapping[str, Any]) -> None
     )
 
 
-def _what_else(output: Path) -> str:
-    """What lies there that no output has, in words."""
+def what_else(output: Path) -> str:
+    """What lies there that no output has, in words; empty where there is nothing but what an output may leave."""
     if not output.is_dir():
         return "it is no folder"
     strangers = sorted(file.name for file in output.iterdir() if file.name not in OURS and file.suffix != ".partial")

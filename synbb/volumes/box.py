@@ -115,6 +115,12 @@ class Box:
             triple([b + int(m) for b, m in zip(self.stop, margin, strict=True)]),
         )
 
+    def to_grid(self, shape: Sequence[int]) -> Box:
+        """Grown to whole blocks of the grid of ``shape`` voxels that begins at 0."""
+        start = [a // n * n for a, n in zip(self.start, shape, strict=True)]
+        stop = [-(-b // n) * n for b, n in zip(self.stop, shape, strict=True)]
+        return Box(triple(start), triple(stop))
+
     def intersect(self, other: Box) -> Box | None:
         """The common voxels, or None when there are none."""
         start = triple(np.maximum(self.start, other.start).tolist())

@@ -25,12 +25,12 @@ from synbb.volumes.stores import is_remote, split_kind
 from synbb.volumes.writing import (
     WritableVolume,
     check_named,
+    check_target,
     check_zarr_name,
-    clear_target,
     create_volume,
     followed,
     holds,
-    is_volume,
+    publish,
 )
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def convert(
     if kind != "precomputed":
         check_zarr_name(Path(place))
     target = followed(Path(place))
-    _check_target(target, overwrite=overwrite)
+    check_target(target, overwrite=overwrite)
     source = open_volume(src, dataset=dataset, voxel_size=voxel_size)
     if holds(target, source) and not _is_all_of(target, source, str(src), dataset):
         raise SynbbError(
@@ -167,13 +167,6 @@ def _times(size: Nanometres, step: Triple) -> Nanometres:
     return z, y, x
 
 
-def _check_target(target: Path, *, overwrite: bool) -> None:
-    """Refuse at once what could only fail at the end."""
-    if overwrite and is_volume(target):
-        return
-    clear_target(target, overwrite=overwrite)
-
-
 def _is_all_of(target: Path, source: Volume, src: str, dataset: str | None) -> bool:
     """Whether the source is the whole volume at ``target``, named as such: that may be rewritten in its place."""
     file, inner = split_dataset(split_kind(src)[1], dataset)
@@ -192,8 +185,8 @@ def _beside(target: Path, *, overwrite: bool) -> Iterator[Path]:
         try:
             part = scratch / target.name
             yield part
-            clear_target(target, overwrite=overwrite)
-            part.replace(target)
+            check_target(target, overwrite=overwrite)
+            publish(part, target)
         except SynbbError as error:  # people know the target, not the scratch
             raise type(error)(str(error).replace(str(scratch / target.name), str(target))) from error
         finally:

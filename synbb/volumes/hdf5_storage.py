@@ -117,13 +117,11 @@ class Hdf5Storage:
 
     def _name_chunk(self, box: Box, error: Exception) -> SynbbError:
         where = f"{self.path}:{self.dataset}"
-        for block in Box.of_shape(self.shape).blocks(self.chunks):
-            part = block.intersect(box)
-            if part is None:
-                continue
+        for part in box.blocks(self.chunks):
             try:
                 self._fetch(part)
             except (OSError, RuntimeError, KeyError, ValueError) as found:
+                block = part.to_grid(self.chunks).intersect(Box.of_shape(self.shape)) or part
                 return unreadable(where, f"the chunk of voxels {block}", found)
         return unreadable(where, f"region {box}", error)
 

@@ -286,7 +286,7 @@ def _tiff_section(file: Path) -> Section:
 
 def _png_section(file: Path) -> Section:
     with _open_image(str(file)) as image:
-        sample = np.asarray(image.crop((0, 0, 1, 1)))
+        sample = np.asarray(Image.new(image.mode, (1, 1)))  # of the file itself, all would be decoded
         _check_grey(file, (image.height, image.width, *sample.shape[2:]))
         colours = image.getpalette("RGB") if image.mode == "P" else None
         _check_no_palette(str(file), None if colours is None else np.array(colours).reshape(-1, 3))

@@ -53,6 +53,14 @@ def volume_of_levels(
     return with_metadata(replace(volumes[0], coarser=tuple(volumes[1:])), attributes)
 
 
+def alone(image: OmeImage, level: OmeLevel) -> OmeImage:
+    """The image of one of its levels, at the place that it has in the pyramid."""
+    finest = image.levels[0].voxel_size
+    if level.voxel_size is not None and finest is not None:
+        level = replace(level, offset=_offset(image, level, level.voxel_size, finest))
+    return replace(image, levels=(level,))
+
+
 def with_metadata(volume: Volume, attributes: Mapping[str, Any]) -> Volume:
     """The volume carrying our part (``synbb``) of a file's metadata."""
     ours = attributes.get("synbb")

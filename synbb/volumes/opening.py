@@ -16,7 +16,7 @@ from synbb.volumes.n5 import open_n5
 from synbb.volumes.precomputed import is_precomputed, open_precomputed
 from synbb.volumes.storage import check_voxel_size
 from synbb.volumes.stores import GIVE_UP, is_remote, read_json, split_kind
-from synbb.volumes.zarr_opening import ZARR_MARKS, LocalTree, RemoteTree, open_zarr
+from synbb.volumes.zarr_opening import ZARR_MARKS, LocalTree, RemoteTree, is_zarr, open_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,11 +53,13 @@ def open_volume(path: str | Path, *, dataset: str | None = None, voxel_size: Seq
     size = None if voxel_size is None else check_voxel_size(voxel_size, given)
     kind, place = split_kind(given)
     file, inner = split_dataset(place, dataset)
-    if kind is not None or is_remote(place):
+    if is_remote(place) or kind not in (None, "zarr"):
         return _open_address(kind, given, file, inner, size)
     where = Path(file)
     if not where.exists():
         raise SynbbError(f"{given}: no such file or folder{_hint(where)}")
+    if kind == "zarr" and not is_zarr(where):
+        raise SynbbError(f"{given}: no zarr there (none of {', '.join(ZARR_MARKS)}); check the path")
     if where.is_dir():
         return _open_directory(given, where, inner, size)
     if where.suffix.lower() in SUFFIXES or h5py.is_hdf5(where):
@@ -97,7 +99,7 @@ def _hint(where: Path) -> str:
 
 
 def _open_directory(given: str, where: Path, inner: str | None, size: Nanometres | None) -> Volume:
-    if any((where / mark).is_file() for mark in ZARR_MARKS):
+    if is_zarr(where):
         return open_zarr(LocalTree(), given, str(where), inner, size)
     if any((where / mark).is_file() for mark in TENSORSTORE_MARKS):
         found = _open_by_tensorstore(None, given, str(where), inner, size)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import floor
+from functools import cached_property
+from math import floor, prod
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from synbb.errors import SynbbError
-from synbb.volumes.box import Box, triple
+from synbb.volumes.box import Box, Triple, triple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,14 @@ Inside = Callable[[Box], npt.NDArray[np.bool_]]
 TILE = 16
 MAX_VOXELS = 2**25
 SCHEME = "percentile"
-CELL_VOXELS = 2**21  # the largest piece that is read at once
+CELL_VOXELS = 2**21
+"""The largest piece that is read at once."""
+DRAWN_VOXELS = 2**18
+"""The largest piece where pieces are drawn: of few large ones, all might lie where there is no tissue."""
+LOOKED = 16
+"""Voxels looked at for each of tissue that is wanted, at most."""
+CANDIDATES = 2**14
+"""Pieces that are drawn at most; those that a mask leaves out are not read."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +177,7 @@ def measure_normalisation(
         within: regions to look at, in voxels of ``volume``; by default all of it.
         inside: which voxels of a box of ``volume`` count, bool; by default all of them.
         seed: chooses the pieces where not all is read.
-        max_voxels: up to so many voxels every one is counted; above, random pieces of about that size together.
+        max_voxels: up to so many voxels every one is counted; above, random pieces that hold as much tissue.
 
     Raises:
         SynbbError: no tissue was met, its grey values are all one, or the percentiles are no pair 0 <= a < b <= 100.
@@ -208,7 +216,8 @@ def sample_greys(
 ) -> GreySample:
     """Count grey values: of every voxel in small volumes, of random pieces (seeded) in large ones.
 
-    A dask graph of one task a piece, so that memory stays at a few pieces a thread.
+    Pieces are drawn until they hold ``max_voxels`` of tissue, or ``LOOKED`` times as many voxels of any kind. Dask
+    graphs of one task a piece, so that memory stays at a few pieces a thread.
 
     Raises:
         SynbbError: a region that is empty or not inside the volume.
@@ -217,55 +226,96 @@ def sample_greys(
     for region in regions:
         if region.empty or not volume.box.contains(region):
             raise SynbbError(f"{volume.path}: region {region} is empty or not inside the volume, which is {volume.box}")
-    cells = [cell for region in regions for cell in region.blocks(_cell_shape(volume), region.start)]
-    chosen, exact = _choose(cells, seed, max_voxels)
+    exact = sum(region.size for region in regions) <= max_voxels
+    cells = Cells(regions, _cell_shape(volume, CELL_VOXELS if exact else DRAWN_VOXELS))
+    order = np.arange(len(cells)) if exact else _drawn(len(cells), seed)
+    at_once = len(cells) if exact else max(1, -(-max_voxels // prod(cells.shape)))
     count = dask.delayed(_count, pure=False)
     source = dask.delayed(volume, name=False, traverse=False)
     mask = dask.delayed(inside, name=False, traverse=False)
-    parts = dask.compute(*[count(source, cell, mask) for cell in chosen], scheduler="threads")
-    values = np.concatenate([part[0] for part in parts])
-    numbers = np.concatenate([part[1] for part in parts])
+    parts: list[GreySample] = []
+    for first in range(0, len(order), at_once):
+        chosen = [cells[int(index)] for index in order[first : first + at_once]]
+        found = dask.compute(*[count(source, cell, mask) for cell in chosen], scheduler="threads")
+        parts.extend(part for part in found if part is not None)
+        seen, tissue = (sum(getattr(part, name) for part in parts) for name in ("seen", "tissue"))
+        if tissue >= max_voxels or seen >= LOOKED * max_voxels:
+            break
+    return _together(parts, volume.dtype, exact=exact)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The pieces of regions by their number; none is made before it is asked for, as there may be millions.
+
+    Attributes:
+        regions: each cut along a grid that begins at its corner.
+        shape: voxels of a piece, fewer at far ends.
+    """
+
+    regions: Sequence[Box]
+    shape: Triple
+
+    def __len__(self) -> int:
+        return sum(prod(grid) for grid in self._grids)
+
+    def __getitem__(self, number: int) -> Box:
+        for region, grid in zip(self.regions, self._grids, strict=True):
+            if number < prod(grid):
+                place = np.unravel_index(number, grid)
+                corner = [a + int(i) * n for a, i, n in zip(region.start, place, self.shape, strict=True)]
+                cell = Box.of_shape(self.shape, corner).intersect(region)
+                assert cell is not None
+                return cell
+            number -= prod(grid)
+        raise IndexError(number)
+
+    @cached_property
+    def _grids(self) -> list[Triple]:
+        return [
+            triple([-(-n // step) for n, step in zip(region.shape, self.shape, strict=True)]) for region in self.regions
+        ]
+
+
+def _drawn(count: int, seed: int) -> npt.NDArray[np.int64]:
+    """Numbers of pieces in the order in which they are looked at; memory does not grow with ``count``."""
+    return np.random.default_rng(seed).choice(count, min(count, CANDIDATES), replace=False)
+
+
+def _together(parts: Sequence[GreySample], dtype: np.dtype[Any], *, exact: bool) -> GreySample:
+    values = np.concatenate([np.zeros(0, dtype), *(part.values for part in parts)])
     distinct, inverse = np.unique(values, return_inverse=True)
     totals = np.zeros(len(distinct), np.int64)
-    np.add.at(totals, inverse, numbers)
+    np.add.at(totals, inverse, np.concatenate([np.zeros(0, np.int64), *(part.counts for part in parts)]))
     return GreySample(
         distinct,
         totals,
-        seen=sum(cell.size for cell in chosen),
-        lowest=min(part[2] for part in parts),
-        highest=max(part[3] for part in parts),
+        seen=sum(part.seen for part in parts),
+        lowest=min((part.lowest for part in parts), default=float("nan")),
+        highest=max((part.highest for part in parts), default=float("nan")),
         exact=exact,
-        not_finite=sum(part[4] for part in parts),
+        not_finite=sum(part.not_finite for part in parts),
     )
 
 
-def _cell_shape(volume: Volume) -> tuple[int, int, int]:
-    """Pieces of whole tiles, about a storage chunk, so that tiles and result do not depend on the chunks' borders."""
+def _cell_shape(volume: Volume, most: int) -> Triple:
+    """Pieces of whole tiles, a storage chunk or a part of it, so that result and tiles do not depend on its borders."""
     z, y, x = volume.chunks
     y, x = (max(TILE, min(-(-n // TILE) * TILE, 2048)) for n in (y, x))
-    return triple([max(1, min(z, CELL_VOXELS // (y * x))), y, x])
+    return triple([max(1, min(z, most // (y * x))), y, x])
 
 
-def _choose(cells: list[Box], seed: int, max_voxels: int) -> tuple[list[Box], bool]:
-    if sum(cell.size for cell in cells) <= max_voxels:
-        return cells, True
-    chosen: list[Box] = []
-    total = 0
-    for index in np.random.default_rng(seed).permutation(len(cells)):
-        chosen.append(cells[index])
-        total += cells[index].size
-        if total >= max_voxels:
-            break
-    return chosen, False
-
-
-def _count(volume: Volume, cell: Box, inside: Inside | None) -> tuple[Voxels, npt.NDArray[np.int64], float, float, int]:
+def _count(volume: Volume, cell: Box, inside: Inside | None) -> GreySample | None:
+    """The grey values of one piece; None where nothing of it counts, which is then not read."""
+    wanted = None if inside is None else inside(cell)
+    if wanted is not None and not wanted.any():
+        return None
     block = volume.read(cell)
     tissue = tissue_mask(block)
-    values, counts = _tally(block[tissue if inside is None else tissue & inside(cell)])
+    values, counts = _tally(block[tissue if wanted is None else tissue & wanted])
     lowest, highest = float(np.fmin.reduce(block, axis=None)), float(np.fmax.reduce(block, axis=None))
     broken = int(np.count_nonzero(~np.isfinite(block))) if block.dtype.kind == "f" else 0
-    return values, counts, lowest, highest, broken
+    return GreySample(values, counts, cell.size, lowest, highest, exact=True, not_finite=broken)
 
 
 def _tally(tissue: Voxels) -> tuple[Voxels, npt.NDArray[np.int64]]:

@@ -16,7 +16,7 @@ from synbb.volumes.ome import VERSION, ZARR_FORMATS, OmeLevel, image_metadata
 from synbb.volumes.opening import open_volume
 from synbb.volumes.precomputed import is_precomputed_folder
 from synbb.volumes.storage import Voxels, check_voxel_size, default_grid, plain_dtype
-from synbb.volumes.zarr_opening import ZARR_MARKS
+from synbb.volumes.zarr_opening import ZARR_MARKS, is_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -193,7 +193,9 @@ def create_volume(
     if shards is not None and ZARR_FORMATS[ome_version] == 2:
         raise SynbbError(f"{path}: OME-Zarr {ome_version} (zarr v2) has no shards; leave them out, or write 0.5")
     grid = _grid(str(path), voxels, chunks, shards)
-    clear_target(where, overwrite=overwrite)
+    check_target(where, overwrite=overwrite)
+    if is_volume(where):
+        shutil.rmtree(where)
     level = OmeLevel("0", size, (z, y, x))
     with disk_errors(str(path)):
         make_folder(where.parent)
@@ -262,8 +264,8 @@ def _positive(path: str, what: str, values: Sequence[int]) -> Triple:
     return triple(values)
 
 
-def clear_target(where: Path, *, overwrite: bool) -> None:
-    """Make sure that nothing is at ``where``.
+def check_target(where: Path, *, overwrite: bool) -> None:
+    """Make sure that a volume may be put at ``where``: nothing is there, or what may be replaced.
 
     Raises:
         SynbbError: something is there, and ``overwrite`` is false or it is neither a zarr nor precomputed.
@@ -280,7 +282,28 @@ def clear_target(where: Path, *, overwrite: bool) -> None:
         raise SynbbError(
             f"{where}: exists and is not a zarr or precomputed volume, so it is not overwritten; remove it yourself"
         )
-    shutil.rmtree(where)
+
+
+def publish(made: Path, target: Path) -> None:
+    """Put what is finished in its place; what was there stands aside until then, and comes back if that fails.
+
+    Raises:
+        RunEnded: the disk is full.
+    """
+    old = target.with_name(f".{target.name}.old")
+    with disk_errors(str(target)):
+        replaced = target.is_dir()
+        if replaced:
+            shutil.rmtree(old, ignore_errors=True)
+        try:
+            if replaced:
+                target.rename(old)
+            made.replace(target)
+        except BaseException:
+            if replaced and not target.exists():
+                old.rename(target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def followed(where: Path) -> Path:
@@ -319,8 +342,3 @@ def holds(target: Path, volume: Volume) -> bool:
 def is_volume(where: Path) -> bool:
     """Whether the folder holds a zarr or a precomputed volume."""
     return is_zarr(where) or is_precomputed_folder(where)
-
-
-def is_zarr(where: Path) -> bool:
-    """Whether the folder holds zarr metadata."""
-    return where.is_dir() and any((where / mark).is_file() for mark in ZARR_MARKS)

@@ -14,7 +14,7 @@ from synbb.volumes import stores
 from synbb.volumes.box import Nanometres
 from synbb.volumes.checked_store import local_store
 from synbb.volumes.hdf5_storage import CREMI_RAW, three_floats
-from synbb.volumes.levels import volume_of, volume_of_levels, with_metadata
+from synbb.volumes.levels import alone, volume_of, volume_of_levels, with_metadata
 from synbb.volumes.ome import OmeImage, read_image
 from synbb.volumes.storage import Storage, check_voxel_size, unreadable
 from synbb.volumes.tensor_storage import open_storage
@@ -24,6 +24,11 @@ from synbb.volumes.zarr_storage import ZarrStorage, space_axes
 ZARR_MARKS = ("zarr.json", ".zarray", ".zgroup")
 
 Names = Sequence[str | None]
+
+
+def is_zarr(where: Path) -> bool:
+    """Whether the folder holds zarr metadata."""
+    return any((where / mark).is_file() for mark in ZARR_MARKS)
 
 
 @dataclass(frozen=True)
@@ -63,10 +68,11 @@ class LocalTree:
     def node(self, place: str) -> Node | None:
         """The node in a folder."""
         folder = Path(place)
-        if not any((folder / mark).is_file() for mark in ZARR_MARKS):
+        if not is_zarr(folder):
             return None
+        stored = str(folder.absolute())  # what is opened here may be read by a process that is somewhere else
         try:
-            found = zarr.open(store=local_store(place), mode="r")
+            found = zarr.open(store=local_store(stored), mode="r")
         except Exception as error:  # broken JSON and unknown codecs surface in many ways
             raise unreadable(place, "the zarr metadata", error) from error
         attributes = found.attrs.asdict()
@@ -75,7 +81,7 @@ class LocalTree:
             return Node(place, version, attributes)
 
         def storage(names: Names | None, label: str) -> Storage:
-            return ZarrStorage(place, found, space_axes(found.shape, names, place), label)
+            return ZarrStorage(stored, found, space_axes(found.shape, names, place), label)
 
         return Node(place, version, attributes, found.shape, getattr(found.metadata, "dimension_names", None), storage)
 
@@ -162,7 +168,7 @@ def _open_array(tree: Tree, given: str, node: Node, size: Nanometres | None) -> 
         image = read_image(parent.attributes, above)
         for level in image.levels if image else ():
             if image is not None and level.path == name:
-                return _open_image(tree, given, parent, replace(image, levels=(level,)), size)
+                return _open_image(tree, given, parent, alone(image, level), size)
     stated = node.attributes.get("resolution", node.attributes.get("voxel_size"))
     what = f"{given}: attribute resolution"
     resolution = None if stated is None else check_voxel_size(three_floats(stated, what), what)

@@ -96,7 +96,7 @@ class ZarrStorage:
         unit = self.shards or self.chunks
         found: list[Box] = []
         for part in box.blocks(unit):
-            whole = Box.of_shape(unit, [a // n * n for a, n in zip(part.start, unit, strict=True)])
+            whole = part.to_grid(unit)
             file = Path(self.path) / self._key(whole, unit)
             if not file.is_file():
                 found.append(part)
@@ -122,13 +122,11 @@ class ZarrStorage:
 
     def _name_chunk(self, box: Box, error: Exception) -> SynbbError:
         unit = self.shards or self.chunks
-        for block in Box.of_shape(self.shape).blocks(unit):
-            part = block.intersect(box)
-            if part is None:
-                continue
+        for part in box.blocks(unit):
             try:
                 self._fetch(part)
             except Exception as found:  # the same open set of codec errors
+                block = part.to_grid(unit).intersect(Box.of_shape(self.shape)) or part
                 return unreadable(self.path, f"chunk {self._key(block, unit)} (voxels {block})", found)
         return unreadable(self.path, f"region {box}", error)
 

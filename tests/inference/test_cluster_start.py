@@ -111,7 +111,9 @@ def test_other_mistakes_are_named(where: str, message: str, monkeypatch: pytest.
 
 def test_paths_become_absolute_and_addresses_stay() -> None:
     assert absolute("raw.h5:volumes/raw") == str(Path.cwd() / "raw.h5:volumes/raw")
-    assert absolute("s3://bucket/raw.zarr") == "s3://bucket/raw.zarr"
+    assert absolute("n5://raw.n5") == f"n5://{Path.cwd() / 'raw.n5'}"
+    for address in ("s3://bucket/raw.zarr", "precomputed://gs://bucket/raw"):
+        assert absolute(address) == address
 
 
 def test_workers_of_one_machine_share_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,6 +158,9 @@ def test_absent_chunks_are_skipped_or_an_error_and_an_unreadable_one_is_always_a
     told = r"block \d+ of 18 .*: 1 chunks are absent, the first at voxels 2:4,32:48,.*--missing skip"
     with pytest.raises(SynbbError, match=told):
         predict(volume, tmp_path / "refused.zarr", missing="error")
+    beside = Box((0, 16, 0), (2, 32, 32))  # its chunks are there, those that the network sees beside it are not
+    with pytest.raises(SynbbError, match="1 chunks are absent, the first at voxels 2:4,32:48,"):
+        predict(volume, tmp_path / "beside.zarr", missing="error", region=beside)
     whole = predict(raw, tmp_path / "whole.zarr", missing="error")
     assert whole.done == whole.blocks
     (path / "0" / "c" / "0" / "0" / "0").write_bytes(b"")

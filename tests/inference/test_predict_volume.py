@@ -23,11 +23,11 @@ from synbb.inference.drivers import LocalDriver
 from synbb.inference.leased import LeasedDriver
 from synbb.inference.ledger import read_marks
 from synbb.inference.ledger_lines import ledger_path
-from synbb.inference.output import no_data_path
+from synbb.inference.output import no_data_path, remove_partial, reopen
 from synbb.volumes.box import Box
 from synbb.volumes.opening import open_volume
 from synbb.volumes.statistics import Normalisation
-from synbb.volumes.writing import create_volume
+from synbb.volumes.writing import OutputRemoved, create_volume
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -331,6 +331,39 @@ def test_a_creation_that_was_cut_short_is_made_anew(raw: Volume, tmp_path: Path)
     shutil.rmtree(out / "0")
     assert predict(raw, out).skipped == 0
     assert np.abs(open_volume(out).read(raw.box) - expected(raw)).max() <= 0.5 + 1e-3
+
+
+def test_a_creation_that_was_cut_short_before_it_was_a_zarr_is_made_anew(raw: Volume, tmp_path: Path) -> None:
+    out = tmp_path / "out.zarr"
+    predict(raw, out)
+    whole = ledger_path(out).read_bytes()
+    ledger_path(out).write_bytes(whole[: whole.index(b"\n") + 1])
+    shutil.rmtree(out)
+    out.mkdir()
+    (out / "zarr.json.0f1e2d.partial").write_bytes(b"{")
+    assert predict(raw, out).skipped == 0
+    assert [each.name for each in out.iterdir() if each.suffix == ".partial"] == []
+
+
+def test_an_output_whose_array_goes_while_it_is_continued_is_told(raw: Volume, tmp_path: Path) -> None:
+    out = tmp_path / "out.zarr"
+    predict(raw, out)
+    again = reopen(str(out))
+    again.check_there()
+    shutil.rmtree(out / "0")
+    with pytest.raises(OutputRemoved, match=r"out\.zarr/0 has no metadata"):
+        again.check_there()
+
+
+def test_what_killed_writers_left_is_removed(raw: Volume, tmp_path: Path) -> None:
+    out = tmp_path / "out.zarr"
+    predict(raw, out)
+    chunk = next(each for each in (out / "0" / "c").rglob("*") if each.is_file())
+    for left in (f"{chunk.name}.0f1e2d.partial", f"{chunk.name}_3026f252c55f1ec9.__lock"):
+        (chunk.parent / left).write_bytes(b"half")
+    remove_partial(str(out))
+    assert not [each for each in out.rglob("*") if each.is_file() and each.read_bytes() == b"half"]
+    assert verify_output(out) == []
 
 
 def test_the_report_of_missing_sections_goes_with_its_output(raw: Volume, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import errno
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -204,6 +205,37 @@ def test_failure_keeps_what_was_there(make, grey, tmp_path, monkeypatch):
     assert (open_volume(target).read(before.box) == grey).all()
     assert convert(source.path, target, overwrite=True, chunks=(4, 4, 4)).chunks == (4, 4, 4)
     assert not list(tmp_path.glob(".*partial"))
+
+
+@pytest.mark.parametrize("stage", ["rename", "remove"])
+def test_an_interrupted_replacement_loses_neither_volume(make, grey, tmp_path, monkeypatch, stage):
+    target = tmp_path / "em.zarr"
+    convert(make("hdf5", grey).path, target)
+    remove, put = shutil.rmtree, Path.replace
+
+    def removed(path, *args, **kwargs):
+        if "old" in Path(path).name and (Path(path) / "0").is_dir():
+            remove(Path(path) / "0")
+            raise KeyboardInterrupt
+        remove(path, *args, **kwargs)
+
+    def replaced(self, where):
+        if Path(where) == target:
+            raise KeyboardInterrupt
+        return put(self, where)
+
+    with monkeypatch.context() as patch:
+        if stage == "remove":
+            patch.setattr(shutil, "rmtree", removed)
+        else:
+            patch.setattr(Path, "replace", replaced)
+        with pytest.raises(KeyboardInterrupt):
+            convert(target, target, overwrite=True, chunks=(2, 20, 20))
+    found = open_volume(target)
+    assert (found.read(found.box) == grey).all()
+    assert (found.chunks == (2, 20, 20)) == (stage == "remove")
+    convert(target, target, overwrite=True)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_zarr_can_be_rewritten_in_place(make, grey, tmp_path):

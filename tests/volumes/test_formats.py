@@ -3,6 +3,7 @@
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from synbb.errors import SynbbError
-from synbb.volumes import Box
+from synbb.volumes import Box, open_volume
 
 FORMATS = (
     *("ours", "sharded", "zarr2", "zarr3", "hdf5", "hdf5_plain", "tiff", "tiff_compressed", "multipage", "png"),
@@ -125,3 +126,22 @@ def test_a_read_may_be_changed(make, grey):
         volume = make(kind, grey)
         volume.read(volume.box)[:] = 0
         assert (volume.read(volume.box) == grey).all()
+
+
+@pytest.mark.parametrize("prefix", ["", "zarr://"])
+def test_a_zarr_that_was_opened_by_a_relative_path_is_read_elsewhere(make, grey, tmp_path, monkeypatch, prefix):
+    """As by a worker of a cluster: chunks that are not found would be taken for such as were never written."""
+    stored = Path(make("ours", grey).path)
+    monkeypatch.chdir(stored.parent)
+    sent = pickle.dumps(open_volume(f"{prefix}{stored.name}"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    volume = pickle.loads(sent)
+    assert (volume.read(volume.box) == grey).all()
+    assert not volume.absent(volume.box)
+
+
+def test_a_folder_that_is_said_to_be_a_zarr_must_be_one(make, grey):
+    made = make("png", grey)
+    with pytest.raises(SynbbError, match="no zarr there"):
+        open_volume(f"zarr://{made.path}")

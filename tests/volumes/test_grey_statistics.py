@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from synbb.errors import SynbbError
 from synbb.volumes import Box, Normalisation, create_volume, measure_normalisation
 from synbb.volumes.inspection import find_blank_sections, inspect_volume
-from synbb.volumes.statistics import GreySample, sample_greys, tissue_mask
+from synbb.volumes.statistics import Cells, GreySample, sample_greys, tissue_mask
 
 
 @settings(max_examples=50, deadline=None)
@@ -109,6 +109,37 @@ def test_large_volumes_are_sampled_with_a_seed(tmp_path):
     assert one == measure_normalisation(out.volume, max_voxels=40_000, seed=3)
     assert (one.low, one.high) == pytest.approx(np.percentile(array, (1, 99)), abs=3)
     assert sample_greys(out.volume).exact
+
+
+@pytest.mark.parametrize("kind", ["mask", "tissue"])
+def test_a_little_tissue_of_a_large_volume_is_found(tmp_path, kind):
+    array = np.random.default_rng(0).integers(100, 200, (8, 2048, 2048), dtype=np.uint8)
+    kept = np.zeros(array.shape, bool)
+    kept[:, 512:1024, 512:1024] = True
+    if kind == "tissue":
+        array[~kept] = 0
+    out = create_volume(
+        tmp_path / "v.zarr", shape=array.shape, dtype="uint8", voxel_size=(1, 1, 1), chunks=(8, 128, 128)
+    )
+    out.write(out.box, array)
+    inside = (lambda box: kept[box.slices]) if kind == "mask" else None
+    for seed in range(5):
+        sample = sample_greys(out.volume, max_voxels=2**20, seed=seed, inside=inside)
+        assert sample.tissue >= (2**20 if kind == "mask" else 2**19)  # of the other, 16 times as much is looked at
+        assert (sample.lowest > 0) == (kind == "mask")
+
+
+@given(
+    st.lists(st.tuples(*[st.tuples(st.integers(0, 9), st.integers(1, 9))] * 3), min_size=1, max_size=3),
+    st.tuples(*[st.integers(1, 5)] * 3),
+)
+def test_pieces_by_number_are_the_blocks_of_the_regions(spans, shape):
+    regions = [Box(tuple(a for a, _ in span), tuple(a + n for a, n in span)) for span in spans]
+    cells = Cells(regions, shape)
+    expected = [block for region in regions for block in region.blocks(shape, region.start)]
+    assert [cells[number] for number in range(len(cells))] == expected
+    with pytest.raises(IndexError):
+        cells[len(cells)]
 
 
 def test_no_tissue(make):

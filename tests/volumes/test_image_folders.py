@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageFile
 
 from synbb.errors import SynbbError
 from synbb.volumes import open_volume
@@ -75,6 +75,21 @@ def test_colour_is_no_section(tmp_path, suffix):
 def test_two_kinds_in_a_folder(tmp_path):
     with pytest.raises(SynbbError, match="both TIFF and PNG"):
         open_volume(sections(tmp_path / "s", ["0.png", "1.tif"]), voxel_size=SIZE)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, bool])
+def test_opening_decodes_no_section(tmp_path, monkeypatch, dtype):
+    sections = np.random.default_rng(0).integers(0, 2, (3, 40, 50)).astype(dtype)
+    for z, section in enumerate(sections):
+        Image.fromarray(section).save(tmp_path / f"{z}.png")
+
+    def decode(image):
+        raise AssertionError(f"{image.filename} is decoded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile.ImageFile, "load", decode)
+        volume = open_volume(tmp_path, voxel_size=(1, 1, 1))
+    assert (volume.read(volume.box) == sections).all()
 
 
 def test_sixteen_bit_png(tmp_path):

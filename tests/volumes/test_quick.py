@@ -10,6 +10,7 @@ import pytest
 import zarr
 
 from synbb.errors import SynbbError
+from synbb.inference.output import reopen
 from synbb.volumes import Box, WorkingView, create_volume, open_volume
 from synbb.volumes.pyramid import build_pyramid
 from synbb.volumes.quick import QuickOutput, QuickZarr, quickly, written_quickly
@@ -134,6 +135,15 @@ def test_the_same_files_are_written(shards: tuple[int, int, int] | None, empty_c
     assert len(files[0]) == 2 + {(True, None): 60, (False, None): 48, (True, (8, 32, 32)): 12}.get(
         (empty_chunks, shards), 10
     )
+
+
+def test_an_output_that_was_reopened_is_written_so_too(tmp_path: Path) -> None:
+    where = tmp_path / "out.zarr"
+    create_volume(where, shape=SHAPE, dtype=np.uint8, voxel_size=SIZE)
+    again = written_quickly(reopen(str(where)), empty_chunks=True)
+    assert isinstance(again, QuickOutput)
+    again.write(again.box, np.full(SHAPE, 3, np.uint8))
+    assert (open_volume(where).read(again.box) == 3).all()
 
 
 def test_what_cannot_be_written_is_told_by_the_other_way(tmp_path: Path) -> None:

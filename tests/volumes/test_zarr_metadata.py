@@ -211,3 +211,14 @@ def test_broken_json_is_a_users_error(tmp_path):
     (tmp_path / "v.zarr" / "zarr.json").write_text('{"zarr_format": 3,')
     with pytest.raises(SynbbError, match=r"v\.zarr.*metadata"):
         open_volume(tmp_path / "v.zarr")
+
+
+@pytest.mark.parametrize("translations", [None, [[8, 0, 0], [8, 0, 0], [8, 6, 6]]])
+def test_a_level_opened_alone_lies_where_it_does_in_its_pyramid(tmp_path, translations):
+    scales = [[40, 4, 4], [40, 8, 8], [40, 16, 16]]
+    path = image(tmp_path / "p.zarr", [(2, 8, 8), (2, 4, 4), (2, 2, 2)], scales=scales, translations=translations)
+    levels = open_volume(path).levels
+    assert levels[1].offset != levels[0].offset
+    for number, level in enumerate(levels):
+        alone = open_volume(f"{path}:{number}")
+        assert (alone.voxel_size, alone.offset) == (level.voxel_size, level.offset)
