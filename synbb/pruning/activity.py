@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from synbb.errors import SynbbError
 from synbb.pruning.observing import Observers, ValidMasks
+from synbb.pruning.processes import summed
 from synbb.pruning.statistics import SUMS, check_statistic, is_count, rates, statistic_of, sums
 
 if TYPE_CHECKING:
@@ -260,10 +261,7 @@ class OnRates:
             for number, (rows, units) in zip(numbers, shapes, strict=True)
         ]
         every = torch.cat([each.to(device, dtype) for each in [*parts, more]])
-        if distributed.is_available() and distributed.is_initialized():
-            every = every.to("cuda" if distributed.get_backend() == "nccl" else "cpu")
-            distributed.all_reduce(every)
-        *found, rest = np.split(every.cpu().numpy(), np.cumsum([a * b for a, b in shapes]))
+        *found, rest = np.split(summed(every).numpy(), np.cumsum([a * b for a, b in shapes]))
         return [each.reshape(shape) for each, shape in zip(found, shapes, strict=True)], rest
 
 

@@ -13,7 +13,8 @@ from synbb.pruning.actuators import keep_balanced
 from synbb.pruning.balance import Balance, Floats, Law, LocalBudget, log_odds
 from synbb.pruning.connections import ACTUATORS, Actuator
 from synbb.pruning.feedback import BetaFeedback
-from synbb.pruning.pruner import Pruner, one_of
+from synbb.pruning.options import check_number, one_of
+from synbb.pruning.pruner import Pruner
 from synbb.pruning.ranking import ranks, strongest
 from synbb.pruning.schedule import FromStart, exchanged
 
@@ -112,6 +113,11 @@ class BudgetedBroadcast(Pruner):
         one_of("regrowth", regrowth, ("natural", "gradient", "random"))
         if isinstance(beta, str):
             one_of("beta", beta, ("scaled", "auto"))
+        for option, value in (("drop", drop), ("threshold_shift", threshold_shift)):
+            check_number(option, value)
+        check_number("minimum", minimum, whole=True)
+        if not isinstance(beta, str):
+            check_number("beta", beta)
         if not isinstance(beta, str) and not beta > 0:
             raise SynbbError(f"pruning beta {beta} must be positive")
         if minimum < 0:
@@ -190,14 +196,15 @@ class BudgetedBroadcast(Pruner):
             law: Law = LocalBudget(self.rates_for_law(evidence))
         else:
             law = Balance(self.odds_for_law(evidence), beta)
+        scores = self._scores(evidence, budget)
         return keep_balanced(
             self.table,
-            self._scores(evidence, budget),
+            scores,
             law,
             budget,
             actuator=self.actuator,
             minimum=self.minimum,
-            eligible=evidence.eligible,
+            eligible=evidence.eligible(scores),
             parameter=share if self.tau is not None else None,
         )
 

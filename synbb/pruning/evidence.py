@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
+
+from synbb.pruning.pattern import Pattern, eligible
+from synbb.pruning.processes import averaged, summed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,8 +40,9 @@ class Evidence:
         gradients: norm of the loss gradient at each connection, cut ones included, mean over the last steps.
         saliency: |sum of w dL/dw| of each connection, latent w where cut, mean over the last steps.
         inputs: root mean square of the values that each connection reads.
-        eligible: what an N:M pattern leaves to choose from; all true without one.
         seed: of the run; random methods draw from (seed, step).
+        layers: the masked layers.
+        pattern: N:M of linear layers, if any.
     """
 
     table: ConnectionTable
@@ -49,13 +53,18 @@ class Evidence:
     gradients: Floats
     saliency: Floats
     inputs: Floats
-    eligible: np.ndarray
     seed: int
+    layers: Sequence[TracedLayer] = ()
+    pattern: Pattern | None = None
 
     @property
     def rng(self) -> np.random.Generator:
         """Random numbers that are a function of seed and step alone."""
         return np.random.default_rng([self.seed, self.step])
+
+    def eligible(self, scores: Floats) -> np.ndarray:
+        """What an N:M pattern leaves to choose from, by the scores of the choice; all without one."""
+        return eligible(self.table, scores, self.layers, self.pattern)
 
     def relative_weights(self) -> Floats:
         """``weights`` over the root mean square of their layer: consumers differ in scale (METHOD §2)."""
@@ -82,7 +91,7 @@ class Gradients:
     """
 
     def __init__(self, weights: Sequence[Tensor], *, kernel: bool) -> None:
-        self._kernel = kernel
+        self._weights, self._kernel = list(weights), kernel
         self._step: list[Tensor | None] = [None] * len(weights)
         self._product: list[Tensor | None] = [None] * len(weights)
         sizes = [connection_norms(weight, kernel=kernel).numel() for weight in weights]
@@ -103,15 +112,27 @@ class Gradients:
         self._step, self._product = [None] * len(self._sizes), [None] * len(self._sizes)
 
     def commit(self) -> None:
-        """End an optimiser step; with several processes a collective call."""
-        if all(each is None for each in self._step):
-            return
-        for index, (gradient, product) in enumerate(zip(self._step, self._product, strict=True)):
-            if gradient is not None and product is not None:
-                self._norms[index] += connection_norms(_mean(gradient), kernel=self._kernel).cpu()
-                self._saliency[index] += _mean(product).abs().flatten().double().cpu()
-        self._steps += 1
+        """End an optimiser step; with several processes a collective call.
+
+        A step with gradients that are not finite is left out: a backward pass among its own was meant to be skipped.
+        """
+        # A layer that one process has no gradient of takes part all the same, or others would wait for it.
+        reached = summed(torch.tensor([float(each is not None) for each in self._step])) > 0
+        norms, saliency = {}, {}
+        for index in torch.nonzero(reached).flatten().tolist():
+            gradient, product = self._step[index], self._product[index]
+            if gradient is None or product is None:
+                gradient = torch.zeros_like(self._weights[index])
+                product = torch.zeros(self._sizes[index], device=gradient.device)
+            norms[index] = connection_norms(averaged(gradient), kernel=self._kernel).cpu()
+            saliency[index] = averaged(product).abs().flatten().double().cpu()
         self.discard()
+        if not norms or not all(each.isfinite().all() for each in [*norms.values(), *saliency.values()]):
+            return
+        for index in norms:
+            self._norms[index] += norms[index]
+            self._saliency[index] += saliency[index]
+        self._steps += 1
 
     def clear(self) -> None:
         """Begin a new window."""
@@ -136,8 +157,9 @@ class Gradients:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what :meth:`state_dict` returned."""
         self._steps = int(state["steps"])
-        self._norms = [each.clone() for each in torch.split(state["norms"], self._sizes)]
-        self._saliency = [each.clone() for each in torch.split(state["saliency"], self._sizes)]
+        self._norms = [each.clone() for each in torch.split(state["norms"].cpu(), self._sizes)]
+        self._saliency = [each.clone() for each in torch.split(state["saliency"].cpu(), self._sizes)]
+        self.discard()
 
 
 class InputNorms:
@@ -149,9 +171,11 @@ class InputNorms:
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[TracedLayer]) -> None:
-        self._squares = [torch.zeros(layer.in_channels, dtype=torch.float64) for layer in layers]
-        self._counts = [0] * len(layers)
-        self.commit()
+        self._sizes = [layer.in_channels for layer in layers]
+        self._squares: list[Tensor]
+        self._counts: list[int]
+        self.clear()
+        self.discard()
         self.watching = False
         modules = dict(model.named_modules())
         self._handles = [
@@ -167,38 +191,40 @@ class InputNorms:
             handle.remove()
 
     def commit(self) -> None:
-        """End an optimiser step."""
-        self._settled = [each.clone() for each in self._squares], list(self._counts)
+        """End an optimiser step; with several processes a collective call. What is not finite is left out."""
+        found = summed(torch.cat([*self._step, torch.tensor(self._seen, dtype=torch.float64)]))
+        self.discard()
+        if found.isfinite().all():
+            *squares, counts = torch.split(found, [*self._sizes, len(self._sizes)])
+            self._squares = [before + more for before, more in zip(self._squares, squares, strict=True)]
+            self._counts = [before + int(more) for before, more in zip(self._counts, counts.tolist(), strict=True)]
 
     def discard(self) -> None:
         """Forget the passes since the last :meth:`commit`: their optimiser step did not take place."""
-        squares, counts = self._settled
-        self._squares, self._counts = [each.clone() for each in squares], list(counts)
+        self._step = [torch.zeros(size, dtype=torch.float64) for size in self._sizes]
+        self._seen = [0] * len(self._sizes)
 
     def clear(self) -> None:
         """Begin a new window."""
-        self._squares = [torch.zeros_like(each) for each in self._squares]
-        self._counts = [0] * len(self._counts)
-        self.commit()
+        self._squares = [torch.zeros(size, dtype=torch.float64) for size in self._sizes]
+        self._counts = [0] * len(self._sizes)
 
     def read(self) -> list[Floats | None]:
-        """Root mean square of each input channel of each layer, None where nothing was seen; a collective call."""
-        found: list[Floats | None] = []
-        for squares, count in zip(self._squares, self._counts, strict=True):
-            both = _sum(torch.cat([squares, torch.tensor([float(count)], dtype=torch.float64)]))
-            found.append((both[:-1] / both[-1]).sqrt().numpy() if both[-1] else None)
-        return found
+        """Root mean square of each input channel of each layer, None where nothing was seen."""
+        return [
+            (squares / count).sqrt().numpy() if count else None
+            for squares, count in zip(self._squares, self._counts, strict=True)
+        ]
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums of the running window."""
-        squares, counts = self._settled
-        return {"squares": torch.cat(squares), "counts": list(counts)}
+        """The sums of the running window, over all processes."""
+        return {"squares": torch.cat(self._squares), "counts": list(self._counts)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what :meth:`state_dict` returned."""
-        self._squares = [each.clone() for each in torch.split(state["squares"], [len(s) for s in self._squares])]
+        self._squares = [each.clone() for each in torch.split(state["squares"].cpu(), self._sizes)]
         self._counts = list(state["counts"])
-        self.commit()
+        self.discard()
 
     def _hook(self, index: int, watched: nn.Module, *, linear: bool) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -210,25 +236,7 @@ class InputNorms:
             values = given.detach().float()
             axis = values.dim() - 1 if linear else 1
             others = [dim for dim in range(values.dim()) if dim != axis]
-            self._squares[index] += values.square().sum(others).double().cpu()
-            self._counts[index] += values.numel() // values.shape[axis]
+            self._step[index] += values.square().sum(others).double().cpu()
+            self._seen[index] += values.numel() // values.shape[axis]
 
         return hook
-
-
-def _processes() -> int:
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-
-
-def _sum(values: Tensor) -> Tensor:
-    """``values`` summed over the processes, on the CPU."""
-    if _processes() == 1:
-        return values.cpu()
-    moved = values.to("cuda" if distributed.get_backend() == "nccl" else "cpu").clone()
-    distributed.all_reduce(moved)
-    return moved.cpu()
-
-
-def _mean(values: Tensor) -> Tensor:
-    """``values`` averaged over the processes, as data-parallel training averages gradients."""
-    return values if _processes() == 1 else _sum(values.float()) / _processes()

@@ -12,7 +12,6 @@ import numpy as np
 
 from synbb.errors import SynbbError
 from synbb.pruning.evidence import Evidence, Gradients, InputNorms, Need
-from synbb.pruning.pattern import eligible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,11 +74,11 @@ class Gathering:
             self._gradients.see(index, gradient, self._weights.full(index))
 
     def commit(self) -> None:
-        """An optimiser step took place."""
+        """An optimiser step took place; with several processes a collective call where it was watched."""
         self._activity.commit()
-        if self._gradients is not None:
+        if self._gradients is not None and self._watching:
             self._gradients.commit()
-        if self._inputs is not None:
+        if self._inputs is not None and self._watching:
             self._inputs.commit()
 
     def discard(self) -> None:
@@ -116,18 +115,18 @@ class Gathering:
             gradients, saliency = self._gradients.read()
         if self._inputs is not None:
             inputs = self._input_norms(self._inputs, step)
-        strengths = self._weights.norms()
         return Evidence(
             table=self._table,
             step=step,
-            weights=strengths,
+            weights=self._weights.norms(),
             live=self._weights.kept(),
             rates=self._activity.rates(),
             gradients=gradients,
             saliency=saliency,
             inputs=inputs,
-            eligible=eligible(self._table, strengths, self._layers, self._pattern),
             seed=self._seed,
+            layers=self._layers,
+            pattern=self._pattern,
         )
 
     def _input_norms(self, gathered: InputNorms, step: int) -> Floats:
@@ -188,6 +187,5 @@ def neutral(table: ConnectionTable, units: int, *, seed: int) -> Evidence:
         gradients=even,
         saliency=even,
         inputs=even,
-        eligible=even > 0,
         seed=seed,
     )

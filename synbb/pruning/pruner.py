@@ -28,7 +28,9 @@ from synbb.pruning.layer_choice import masked_layers
 from synbb.pruning.masked_weights import Connection, MaskedWeights, Revival
 from synbb.pruning.masks import apply_masks, check_masks
 from synbb.pruning.optimizer_steps import OptimizerSteps
+from synbb.pruning.options import check_number, one_of
 from synbb.pruning.pattern import check_pattern, most_shares, read_pattern
+from synbb.pruning.processes import check_same
 from synbb.pruning.schedule import CubicSchedule, FromStart, Schedule
 from synbb.pruning.tracing import trace
 from synbb.pruning.wiring import TracedLayer, Wiring
@@ -126,6 +128,10 @@ class Pruner(ABC):
                 f"pruning allocation {allocation!r} divides a budget between layers, and scope 'network' does so "
                 "itself: use scope 'layer', or allocation 'uniform'"
             )
+        for option, value in (("gate", gate), ("decay", decay)):
+            check_number(option, value)
+        for option, value in (("seed", seed), ("window", window), ("count_every", count_every)):
+            check_number(option, value, whole=True)
         if not 0 <= gate < 0.5:  # values in [0, 1] have no larger standard deviation
             raise SynbbError(f"pruning gate {gate} must lie in [0, 0.5): a standard deviation of on-rates, 0 for none")
         if seed < 0:
@@ -138,7 +144,7 @@ class Pruner(ABC):
         self.allocation = allocation
         self.pattern = read_pattern(pattern)
         for option, names in (("layers", layers), ("exclude", exclude), ("per_consumer", per_consumer)):
-            if isinstance(names, str):
+            if isinstance(names, str) or not isinstance(names, (list, tuple)):
                 raise SynbbError(f"pruning {option} {names!r} must be a list of patterns: [{names!r}]")
         self.only, self.exclude, self.per_consumer = tuple(layers), tuple(exclude), tuple(per_consumer)
         self.statistic, self.gate, self.seed = statistic, gate, seed
@@ -223,7 +229,8 @@ class Pruner(ABC):
 
         Raises:
             SynbbError: nothing can be masked, a pattern fits no layer, wiring that cannot be traced, a budget that
-                is out of reach, an optimiser of other weights, or a model that another pruner masks.
+                is out of reach, an optimiser of other weights, a model that another pruner masks, or masks that are
+                made at once from weights that differ between the processes.
         """
         if self._attached:
             raise SynbbError("this pruner is attached already; make a new one for another model")
@@ -292,6 +299,7 @@ class Pruner(ABC):
         self._attached = True
         hold(weights.values(), self)
         if self.schedule.refreshes(0):
+            check_same(self.weights.weights)
             self._refresh(self.schedule.target(0))
         return self
 
@@ -434,7 +442,7 @@ class Pruner(ABC):
         self._check_attached()
         return {
             "method": self.method,
-            "density": self.schedule.density,
+            "density": float(self.schedule.density),
             "steps": self._steps,
             "churn": self.churn,
             "decided_rates": torch.from_numpy(self.decided_rates.copy()),
@@ -468,7 +476,7 @@ class Pruner(ABC):
         check_masks(state["masks"], self.weights.shapes, "pruner state")
         self.activity.check_state(state["activity"])  # before anything is changed
         self._steps, self.churn = int(state["steps"]), float(state["churn"])
-        self.decided_rates = state["decided_rates"].numpy().copy()
+        self.decided_rates = state["decided_rates"].cpu().numpy().copy()
         self.weights.begin_with(state["masks"], state["latent"])
         self._gathering.load_state_dict(state)
         self.load_own_state(state["own"])
@@ -557,12 +565,6 @@ class SparseFromStart(Pruner):
 
     def _schedule(self, density: float, warmup: int, ramp: int, refresh: int) -> Schedule:
         return FromStart(density, last=warmup + ramp, refresh=refresh, first=int(self.needs_a_step))
-
-
-def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse an option's value that is none of those allowed."""
-    if value not in allowed:
-        raise SynbbError(f"pruning {name} {value!r} is not one of {', '.join(allowed)}")
 
 
 def _parameter(module: nn.Module) -> nn.Parameter:

@@ -54,7 +54,7 @@ class Scored(Pruner):
                 f"pruning score {getattr(self._score, '__name__', self._score)!r} must return one finite number for "
                 f"each of {self.table.count} connections; it returned shape {scores.shape}"
             )
-        return keep_strongest(self.table, scores, self.budget(share, evidence), eligible=evidence.eligible)
+        return _strongest(self, scores, share, evidence)
 
 
 class Magnitude(Pruner):
@@ -64,7 +64,7 @@ class Magnitude(Pruner):
 
     def choose(self, share: float, evidence: Evidence) -> np.ndarray:
         """The largest weights."""
-        return keep_strongest(self.table, evidence.weights, self.budget(share, evidence), eligible=evidence.eligible)
+        return _strongest(self, evidence.weights, share, evidence)
 
 
 class RandomMask(Pruner):
@@ -75,7 +75,7 @@ class RandomMask(Pruner):
     def choose(self, share: float, evidence: Evidence) -> np.ndarray:
         """The first connections of the random order, so that masks are nested over the ramp."""
         order = np.random.default_rng(self.seed).random(self.table.count)
-        return keep_strongest(self.table, order, self.budget(share, evidence), eligible=evidence.eligible)
+        return _strongest(self, order, share, evidence)
 
 
 class RandomFromStart(SparseFromStart, RandomMask):
@@ -99,7 +99,7 @@ class Snip(SparseFromStart):
 
     def choose(self, share: float, evidence: Evidence) -> np.ndarray:
         """The most sensitive."""
-        return keep_strongest(self.table, evidence.saliency, self.budget(share, evidence), eligible=evidence.eligible)
+        return _strongest(self, evidence.saliency, share, evidence)
 
 
 class Taylor(Pruner):
@@ -116,7 +116,7 @@ class Taylor(Pruner):
         """Those whose loss would hurt most."""
         beyond = 1.0 + float(evidence.saliency.max(initial=0.0))
         scores = np.where(evidence.live, evidence.saliency, evidence.saliency - beyond)
-        return keep_strongest(self.table, scores, self.budget(share, evidence), eligible=evidence.eligible)
+        return _strongest(self, scores, share, evidence)
 
 
 class Wanda(Pruner):
@@ -137,7 +137,7 @@ class Wanda(Pruner):
         """The same share of every output's connections."""
         scores = evidence.weights * evidence.inputs
         return keep_in_rows(
-            self.table, scores, self.budget(share, evidence), self.table.target, eligible=evidence.eligible
+            self.table, scores, self.budget(share, evidence), self.table.target, eligible=evidence.eligible(scores)
         )
 
 
@@ -157,7 +157,7 @@ class ActivityRank(Pruner):
         order = np.lexsort((evidence.weights, self.sign * rates))
         scores = np.empty(self.table.count)
         scores[order] = np.arange(self.table.count)
-        return keep_strongest(self.table, scores, self.budget(share, evidence), eligible=evidence.eligible)
+        return _strongest(self, scores, share, evidence)
 
 
 class Apoz(ActivityRank):
@@ -202,18 +202,19 @@ class DropAndGrow(SparseFromStart):
         """Drop by weight, grow by :meth:`growth`, each scope to its budget: as many as were dropped where it stands."""
         budget = self.budget(share, evidence)
         if evidence.live.all() and not evidence.step:
-            return keep_strongest(self.table, evidence.rng.random(self.table.count), budget, eligible=evidence.eligible)
+            order = evidence.rng.random(self.table.count)
+            return keep_strongest(self.table, order, budget, eligible=evidence.eligible(order))
         growth = self.growth(evidence)
         # Who stays comes before who grows, and who was just dropped last: it returns where there is nobody else.
         order = np.empty(self.table.count)
         for members, _ in budget.parts(self.table):
-            live = members[evidence.live[members] & evidence.eligible[members]]
+            live = members[evidence.live[members]]
             weakest = live[np.argsort(evidence.weights[live], kind="stable")]
             count = round(self.fraction(evidence.step) * len(live))
-            cut = members[~(evidence.live[members] & evidence.eligible[members])]
+            cut = members[~evidence.live[members]]
             grown = cut[np.argsort(-growth[cut], kind="stable")]
             order[np.concatenate([weakest[count:][::-1], grown, weakest[:count][::-1]])] = -np.arange(len(members))
-        return keep_strongest(self.table, order, budget, eligible=evidence.eligible)
+        return keep_strongest(self.table, order, budget, eligible=evidence.eligible(order))
 
     def fraction(self, step: int) -> float:
         """Share of the live connections that is exchanged after ``step``."""
@@ -272,3 +273,8 @@ class FixedMask(SparseFromStart):
             self._given, {name: tuple(mask.shape) for name, mask in self.weights.masks.items()}, "pruning masks"
         )
         return np.concatenate([self._given[layer.name].cpu().numpy().ravel() for layer in self.layers])
+
+
+def _strongest(pruner: Pruner, scores: Floats, share: float, evidence: Evidence) -> np.ndarray:
+    budget = pruner.budget(share, evidence)
+    return keep_strongest(pruner.table, scores, budget, eligible=evidence.eligible(scores))

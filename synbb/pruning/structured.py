@@ -11,6 +11,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import torch
 from torch import nn
 
 from synbb.errors import SynbbError, get_extra
@@ -20,7 +21,6 @@ from synbb.pruning.pruner import Pruner
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import torch
     from torch import Tensor
 
     from synbb.pruning.balance import Floats, Integers
@@ -113,10 +113,11 @@ class UnitPruner(Pruner):
         return standing
 
     def _fixed(self) -> np.ndarray:
-        """Units that feed a layer that is not masked, or none at all: they cannot be silenced."""
+        """Units that feed something else than masked layers, or nothing at all: they cannot be silenced."""
         units = self.wiring.unit_count
         masked = {layer.name for layer in self.layers}
         open_out, read = np.zeros(units, dtype=bool), np.zeros(units, dtype=bool)
+        open_out[list(self.wiring.shown)] = True
         for layer in self.wiring.layers:
             read[layer.reads[1]] = True
             if layer.name not in masked:
@@ -144,14 +145,41 @@ class UnitBroadcast(UnitPruner):
 
     def __init__(self, density: float, *, gate: float = 0.03, **options: Any) -> None:
         super().__init__(density, gate=gate, **options)
+        self._last_rates: Floats | None = None
 
     def judged(self) -> np.ndarray:
         """Units that can be silenced."""
         return np.flatnonzero(~self._fixed())
 
+    def observe(self, evidence: Evidence) -> None:
+        """See :meth:`Pruner.observe`; and keep the on-rate that each unit had while it lived.
+
+        A silenced unit is the constant that its bias makes of it, which says nothing of its traffic.
+        """
+        super().observe(evidence)
+        written, units = self.table.in_pairs
+        inputs = np.bincount(units, minlength=self.wiring.unit_count)
+        alive = np.bincount(units, weights=evidence.live[written], minlength=len(inputs)) > 0
+        self._last_rates = np.where(alive | (inputs == 0), evidence.rates, self.rates_alive(evidence))
+
+    def rates_alive(self, evidence: Evidence) -> Floats:
+        """On-rates, of silenced units the last ones that they had."""
+        return evidence.rates if self._last_rates is None else self._last_rates
+
+    def own_state(self) -> dict[str, Any]:
+        """See :meth:`Pruner.own_state`."""
+        last = None if self._last_rates is None else torch.from_numpy(self._last_rates.copy())
+        return {**super().own_state(), "last_rates": last}
+
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        """See :meth:`Pruner.load_own_state`."""
+        super().load_own_state(state)
+        last = state.get("last_rates")  # states of before 2026-12-01 have none
+        self._last_rates = None if last is None else last.cpu().numpy().copy()
+
     def unit_scores(self, evidence: Evidence) -> Floats:
         """Log-odds of each on-rate."""
-        return log_odds(evidence.rates)
+        return log_odds(self.rates_alive(evidence))
 
 
 class UnitUtility(UnitBroadcast):
@@ -161,7 +189,7 @@ class UnitUtility(UnitBroadcast):
 
     def unit_scores(self, evidence: Evidence) -> Floats:
         """Audience-weighted norm over traffic, a k."""
-        rates = np.clip(np.nan_to_num(evidence.rates, nan=0.5), RATE_FLOOR, 1.0)
+        rates = np.clip(np.nan_to_num(self.rates_alive(evidence), nan=0.5), RATE_FLOOR, 1.0)
         return self.mean_weight(evidence, self.table.out_pairs) / rates
 
 

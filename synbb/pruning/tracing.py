@@ -69,6 +69,7 @@ class _Trace(TorchFunctionMode):
         self.groups: list[UnitGroup] = []
         self.layers: list[TracedLayer] = []
         self.untraced: dict[str, None] = {}
+        self._shown: set[tuple[int, int]] = set()
         self._model = type(model).__name__
         self._batch = batch
         self._per_consumer = tuple(per_consumer)
@@ -167,6 +168,7 @@ class _Trace(TorchFunctionMode):
     def _foreign(self, name: str, sources: Sequence[Known]) -> Origin:
         """A call with weights that cannot be masked, such as fused attention, reads ``sources``."""
         behind = gather(sources)
+        self._show(behind)
         for source in sources:
             self._passed_on(source)
         if any(origin.kind == "unit" for origin in behind.origins):
@@ -311,10 +313,17 @@ class _Trace(TorchFunctionMode):
         for number, group in enumerate(self.groups):
             group.observer = self._sightings.observer(number) if group.observer is None else group.observer
         self._check()
-        return Wiring(self.groups, self.layers, tuple(self.untraced))
+        shown = (self.groups[group].first + channel for group, channel in self._shown)
+        return Wiring(self.groups, self.layers, tuple(self.untraced), frozenset(shown))
+
+    def _show(self, behind: Lost) -> None:
+        """Units behind a value that something else than a layer takes."""
+        units = (origin for origin in behind.origins if origin.kind == "unit" and origin != HIDDEN_UNIT)
+        self._shown.update((origin.owner, origin.channel) for origin in units)
 
     def _leaves(self, known: Known) -> None:
         """A value leaves the network: find the heads among the layers that it sums."""
+        self._show(gather([known]))
         for origins in _summed(known):
             summed = {(kind, owner) for kind, owner in origins if kind in ("layer", "weights")}
             for kind, owner in summed:

@@ -112,12 +112,14 @@ class Wiring:
 
     ``untraced`` names operations behind which connections of units are missing here that no mask should touch: calls
     that read units through weights that cannot be masked (those of ``nn.MultiheadAttention``), and what could not be
-    followed on the way from a first layer or to a head. Anything worse is an error of :func:`trace`.
+    followed on the way from a first layer or to a head. Anything worse is an error of :func:`trace`. ``shown`` are the
+    numbers of units that are read so, or leave the network as they are.
     """
 
     groups: list[UnitGroup]
     layers: list[TracedLayer]
     untraced: tuple[str, ...]
+    shown: frozenset[int] = frozenset()
 
     @property
     def unit_count(self) -> int:

@@ -96,10 +96,10 @@ def image_metadata(name: str, levels: Sequence[OmeLevel], version: str = VERSION
 
 
 def read_image(attributes: Mapping[str, Any], where: str) -> OmeImage | None:
-    """The multiscale image that a group's attributes describe, None when they describe none.
+    """The multiscale image that a group's attributes describe, the first of several, None when they describe none.
 
     Raises:
-        SynbbError: there is such metadata but it breaks the specification, or it holds several images.
+        SynbbError: there is such metadata but it breaks the specification.
     """
     ome = attributes.get("ome")
     holder: Mapping[str, Any] = ome if isinstance(ome, Mapping) else attributes

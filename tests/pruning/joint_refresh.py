@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 import torch
-from pruning_networks import Chain
-from torch import distributed
+from pruning_networks import Chain, mlp
+from torch import distributed, nn
 
+from synbb.errors import SynbbError
 from synbb.pruning import BudgetedBroadcast, Pruner, RigL
 from synbb.pruning.rivals import Taylor, Wanda
 
@@ -30,6 +31,11 @@ def one_refresh(rank: int, processes: int, folder: str) -> None:
         distributed.init_process_group("gloo", meet, patience, rank=rank, world_size=processes)
     found = {name: _refreshed(make(), rank, processes) for name, make in PRUNERS.items()}
     torch.save(found, f"{folder}/{processes}_{rank}.pt")
+    windows = {kind.__name__: _window(kind, rank, processes) for kind in (Taylor, Wanda)}
+    if processes > 1:
+        torch.save({**windows, "branches": _branches(rank), "differing": _differing(rank)}, f"{folder}/more_{rank}.pt")
+    else:
+        torch.save(windows, f"{folder}/more_alone.pt")
     if processes > 1:
         distributed.destroy_process_group()
 
@@ -46,6 +52,59 @@ def _refreshed(pruner: Pruner, rank: int, processes: int) -> tuple[object, ...]:
     optimizer.step()
     pruner.step()
     return pruner.masks, pruner.state_dict(), pruner.activity.rates()
+
+
+def _window(kind: type[Pruner], rank: int, processes: int) -> dict[str, object]:
+    """State amid a window of evidence."""
+    torch.manual_seed(0)
+    net = mlp(6, 12, 12, 2)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    pruner = kind(0.3, ramp=4, refresh=4).attach(net, torch.zeros(1, 6), optimizer=optimizer)
+    for _ in range(2):
+        given = torch.cat([torch.randn(4, 6), 6 * torch.randn(4, 6)]).tensor_split(processes)[rank]
+        optimizer.zero_grad()
+        net(given).square().mean().backward()
+        optimizer.step()
+        pruner.step()
+    return pruner.state_dict()
+
+
+class Branches(nn.Module):
+    """Two branches of which each process takes its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.act = nn.Linear(6, 12), nn.ReLU()
+        self.branches = nn.ModuleList([nn.Sequential(nn.Linear(12, n), nn.ReLU(), nn.Linear(n, 2)) for n in (12, 18)])
+        self.taken = [0, 1]
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        """(N, 6) to (N, 2)."""
+        hidden = self.act(self.before(given))
+        return torch.stack([self.branches[number](hidden) for number in self.taken]).sum(0)
+
+
+def _branches(rank: int) -> dict[str, object]:
+    torch.manual_seed(0)
+    net = Branches()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    pruner = Taylor(0.3, ramp=4, refresh=4).attach(net, torch.zeros(1, 6), optimizer=optimizer)
+    net.taken = [rank]
+    net(torch.randn(4, 6)).square().mean().backward()
+    optimizer.step()
+    pruner.step()
+    return pruner.state_dict()["gradients"]
+
+
+def _differing(rank: int) -> str:
+    torch.manual_seed(rank)
+    net = mlp(6, 12, 12, 2)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    try:
+        BudgetedBroadcast(0.3, from_start=True, ramp=4).attach(net, torch.zeros(1, 6), optimizer=optimizer)
+    except SynbbError as error:
+        return str(error)
+    return ""
 
 
 def second_of_two(_: int, folder: str) -> None:

@@ -552,6 +552,16 @@ def test_two_processes_choose_the_masks_of_one_on_the_joint_batch(tmp_path: Path
             # Any rank's state is everybody's: rank 0 alone may write the checkpoint.
             ours = ranks[0][method][1]["activity"]["sums"]
             assert [each.tolist() for each in state["activity"]["sums"]] == [each.tolist() for each in ours]
+    more_alone, *more = (torch.load(tmp_path / f"more_{name}.pt", weights_only=False) for name in ("alone", 0, 1))
+    for theirs in more:
+        assert torch.equal(theirs["branches"]["norms"], more[0]["branches"]["norms"])
+        assert "weights differ between the processes" in theirs["differing"]
+        for name in ("norms", "saliency"):
+            expected = more_alone["Taylor"]["gradients"][name]
+            torch.testing.assert_close(theirs["Taylor"]["gradients"][name], expected, rtol=1e-5, atol=1e-8)
+        assert theirs["Wanda"]["inputs"]["counts"] == more_alone["Wanda"]["inputs"]["counts"]
+        torch.testing.assert_close(theirs["Wanda"]["inputs"]["squares"], more_alone["Wanda"]["inputs"]["squares"])
+    assert (more[0]["branches"]["norms"] > 0).float().mean() > 0.5  # of both branches
 
 
 class Recomputed(nn.Module):

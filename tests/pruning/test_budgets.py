@@ -216,7 +216,6 @@ def evidence(saliency: np.ndarray, pruner: Pruner) -> Evidence:
         gradients=np.zeros(count),
         saliency=saliency,
         inputs=np.zeros(count),
-        eligible=np.ones(count, dtype=bool),
         seed=0,
     )
 

@@ -13,7 +13,7 @@ from torch.optim import SGD
 
 from synbb.errors import SynbbError
 from synbb.pruning import Magnitude, RigL
-from synbb.pruning.rivals import Wanda
+from synbb.pruning.rivals import Taylor, Wanda
 
 GIVEN = torch.zeros(1, 1, 8, 8)
 
@@ -62,6 +62,28 @@ def test_passes_without_gradients_are_no_training_passes():
         net(torch.randn(16, 4))
     one_step(net, pruner, made, torch.randn(3, 4))
     assert pruner.state_dict()["inputs"]["counts"] == [3]
+
+
+@pytest.mark.parametrize("kind", [Taylor, RigL])
+def test_a_batch_that_the_loop_skips_is_no_evidence(kind):
+    """Its gradients are not finite and no step() follows: it must not show in what the next steps add."""
+    torch.manual_seed(0)
+    net = mlp(4, 8, 8, 2)
+    made = SGD(net.parameters(), lr=0.01)
+    pruner = kind(0.5, ramp=20, refresh=10, window=10).attach(net, torch.zeros(1, 4), optimizer=made)
+    one_step(net, pruner, made, torch.randn(3, 4))
+    saved = copy.deepcopy(pruner.state_dict())
+    (net(torch.randn(3, 4)).sum() * torch.nan).backward()
+    one_step(net, pruner, made, torch.randn(3, 4))
+    state = pruner.state_dict()["gradients"]
+    assert state["steps"] == 1
+    assert all(torch.equal(state[name], saved["gradients"][name]) for name in ("norms", "saliency"))
+    one_step(net, pruner, made, torch.randn(3, 4))
+    assert pruner.state_dict()["gradients"]["steps"] == 2
+    (net(torch.randn(3, 4)).sum() * torch.nan).backward()
+    pruner.load_state_dict(saved)
+    one_step(net, pruner, made, torch.randn(3, 4))
+    assert pruner.state_dict()["gradients"]["steps"] == 2
 
 
 def test_passes_of_a_copy_are_none_of_the_network():

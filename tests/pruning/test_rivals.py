@@ -67,7 +67,6 @@ def evidence(pruner: Pruner, live: np.ndarray | None = None, step: int = 3) -> E
         gradients=GRADIENTS.ravel(),
         saliency=SALIENCY.ravel(),
         inputs=np.tile(INPUTS, 3),
-        eligible=np.ones(12, dtype=bool),
         seed=0,
     )
 
@@ -169,8 +168,26 @@ def test_exchanging_connections_keeps_the_pattern(kind):
         optimizer.zero_grad()
         net(torch.randn(16, 6)).square().mean().backward()
         optimizer.step()
-        pruner.step()
+        before = pruner.masks["2"].clone()
+        if pruner.step() and pruner.schedule.end > pruner.steps:
+            assert (pruner.masks["2"] & ~before).any()
         assert int(pruner.masks["2"].view(20, 4, 4).sum(dim=2).max()) == 2
+
+
+def test_within_a_pattern_connections_grow_in_every_place():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
+    optimizer = SGD(net.parameters(), lr=0.1)
+    pruner = rivals.Set(0.25, pattern="2:4", ramp=40, refresh=2).attach(net, torch.zeros(1, 6), optimizer=optimizer)
+    grown = torch.zeros(4, dtype=torch.long)
+    for _ in range(40):
+        before = pruner.masks["2"].clone()
+        optimizer.zero_grad()
+        net(torch.randn(16, 6)).square().mean().backward()
+        optimizer.step()
+        pruner.step()
+        grown += (pruner.masks["2"] & ~before).view(-1, 4).sum(0)
+    assert grown.min() > 0.7 * grown.max()
 
 
 @pytest.mark.parametrize(

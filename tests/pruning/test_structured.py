@@ -133,3 +133,61 @@ def test_channels_that_sum_units_live_while_one_of_them_does():
 def test_options_that_are_not_for_whole_units(options, message):
     with pytest.raises(SynbbError, match=message):
         attached(**options)
+
+
+def test_silenced_units_stay_so_while_the_budget_falls():
+    """The constant that a silenced unit is says nothing of its traffic, so that it is no reason to bring it back."""
+    torch.manual_seed(0)
+    hidden = [part for _ in range(2) for part in (nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU())]
+    net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), *hidden, nn.Linear(64, 4))
+    for norm in (3, 6):
+        nn.init.normal_(net[norm].bias, std=0.5)
+    made = SGD(net.parameters(), lr=0.01)
+    pruner = UnitBroadcast(0.25, warmup=4, ramp=40, refresh=4, gate=0.0, count_every=1)
+    pruner.attach(net, torch.zeros(2, 8), optimizer=made)
+    counts = []
+    for step in range(44):
+        made.zero_grad()
+        net(torch.randn(64, 8, generator=torch.Generator().manual_seed(step))).square().mean().backward()
+        made.step()
+        before = alive(pruner)
+        if pruner.step():
+            counts.append(int((alive(pruner) & ~before).sum()))
+    assert pruner.final
+    assert len(counts) > 5
+    assert sum(counts) <= 4  # on-rates of those that live may still change places; once it was 10 at a refresh
+
+    other = UnitBroadcast(0.25, warmup=4, ramp=40, refresh=4, gate=0.0, count_every=1)
+    pruner_state = pruner.state_dict()
+    pruner.detach()
+    other.attach(net, torch.zeros(2, 8), optimizer=made)
+    other.load_state_dict(pruner_state)
+    assert np.array_equal(other._last_rates, pruner._last_rates)
+
+
+class Shown(nn.Module):
+    """Returns features that further layers read, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 2)
+
+    def forward(self, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, 6) to features (N, 16) and (N, 2)."""
+        features = torch.relu(self.b(torch.relu(self.a(given))))
+        return features, self.d(torch.relu(self.c(features)))
+
+
+def test_units_that_leave_the_network_stay():
+    torch.manual_seed(0)
+    net = Shown()
+    made = SGD(net.parameters(), lr=0.0)
+    pruner = UnitNorm(0.7, ramp=1, refresh=1).attach(net, torch.zeros(1, 6), optimizer=made)
+    names = {group.name: group for group in pruner.wiring.groups}
+    features = names["b"]
+    assert pruner.wiring.shown == set(range(features.first, features.first + features.size))
+    net(torch.randn(4, 6))[1].sum().backward()
+    made.step()
+    pruner.step()
+    assert alive(pruner)[features.first : features.first + features.size].all()
+    assert not alive(pruner).all()
