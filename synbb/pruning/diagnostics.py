@@ -16,6 +16,7 @@ import numpy as np
 from synbb.errors import SynbbError
 from synbb.pruning.balance import BalanceFit, Floats, balance_fit, binary_entropy
 from synbb.pruning.degrees import decided_fit, directions
+from synbb.pruning.masks import weight_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -156,8 +157,11 @@ def report(pruner: Pruner, model: nn.Module, probe: ProbeReport | None = None) -
 
     Args:
         pruner: attached to the model.
-        model: the network.
+        model: the network, or a wrapper that holds it as ``module``.
         probe: of held-out data, for the figures of :class:`HeldOutCoding`.
+
+    Raises:
+        SynbbError: the pruner is attached to none, or the model is another one.
     """
     if not pruner.attached:
         raise SynbbError("a report is made of a pruner that was attached to a model: pruner.attach(...) first")
@@ -214,7 +218,7 @@ class _Wired:
         self.live: list[int] = []
         self.rows: dict[str, list[_Rows]] = {"fan_out": [], "fan_in": []}
         for layer in wiring.layers:
-            weight = model.get_parameter(f"{layer.name}.weight")
+            weight = weight_of(model, layer.name)
             rows, columns = int(weight.shape[0]), int(weight.shape[1])
             mask = masks.get(layer.name)
             slices = mask if mask is not None else weight

@@ -77,19 +77,29 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     Raises:
         SynbbError: the model has no such layer, or one of another shape.
     """
-    modules = dict(model.named_modules())
     for name, mask in masks.items():
-        module = modules.get(name, modules.get(f"module.{name}"))
-        if module is None or not isinstance(module.weight, Tensor):
-            raise SynbbError(f"masks: the model has no weight layer {name!r}; give a copy of the model that was pruned")
+        weight = weight_of(model, name)
         try:
-            cut = ~mask.expand_as(module.weight)
+            cut = ~mask.expand_as(weight)
         except RuntimeError:
             raise SynbbError(
-                f"masks: that of {name!r} has shape {tuple(mask.shape)}, and the weight {tuple(module.weight.shape)}: "
+                f"masks: that of {name!r} has shape {tuple(mask.shape)}, and the weight {tuple(weight.shape)}: "
                 "they are of another architecture"
             ) from None
-        module.weight.masked_fill_(cut.to(module.weight.device), 0)
+        weight.masked_fill_(cut.to(weight.device), 0)
+
+
+def weight_of(model: nn.Module, layer: str) -> Tensor:
+    """Weight of a layer of a model, or of the model in a wrapper that holds it as ``module``.
+
+    Raises:
+        SynbbError: there is no such layer.
+    """
+    modules = dict(model.named_modules())
+    weight = getattr(modules.get(layer, modules.get(f"module.{layer}")), "weight", None)
+    if not isinstance(weight, Tensor):
+        raise SynbbError(f"the model has no weight layer {layer!r}; give the model that was pruned, or a copy of it")
+    return weight
 
 
 def shuffled(masks: Iterable[Tensor], seed: int) -> list[Tensor]:

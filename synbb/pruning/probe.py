@@ -105,8 +105,10 @@ def probe(
         seed: of the sample.
 
     Raises:
-        SynbbError: no such statistic, a mask that does not fit, or fewer masks than batches.
+        SynbbError: no such statistic, a mask that does not fit, fewer masks than batches, or fewer than 2 positions.
     """
+    if positions < 2:
+        raise SynbbError(f"{positions} positions say nothing of correlations; sample 2 or more")
     taken = [_Taken(group, check_statistic(statistic), positions) for group in wiring.groups]
     now: dict[str, Any] = {}
 

@@ -10,7 +10,9 @@ import pytest
 import torch
 from pruning_networks import Chain, Skip, Tokens, train
 from torch.optim import SGD
+from torch.optim.swa_utils import AveragedModel
 
+from synbb.errors import SynbbError
 from synbb.pruning import BudgetedBroadcast, Magnitude, Pruner, report, trace
 from synbb.pruning.diagnostics import report_dense
 from synbb.pruning.probe import probe
@@ -147,6 +149,15 @@ def test_plain_values_for_json_with_none_for_what_is_not_known():
     assert values["held_out"] is None
     assert values["fits"]["fan_in"]["slope"] is None
     assert values["layers"][1]["on_rate"] is None
+
+
+def test_a_wrapped_network_has_the_same_report_and_another_one_is_refused():
+    torch.manual_seed(0)
+    net = Chain(8)
+    pruner = trained(net, bb())
+    assert report(pruner, AveragedModel(net)).to_dict() == report(pruner, net).to_dict()
+    with pytest.raises(SynbbError, match="no weight layer 'first'"):
+        report(pruner, torch.nn.Linear(2, 2))
 
 
 def test_reporting_changes_nothing():

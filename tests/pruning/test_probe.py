@@ -164,6 +164,8 @@ def test_positions_outside_the_valid_mask_are_neither_counted_nor_drawn(chain) -
     assert free.groups == probe(chain, trace(chain, batches[0]), batches, positions=10_000).groups
     with pytest.raises(SynbbError, match="valid mask of shape"):
         probe(chain, trace(chain, batches[0]), batches, valid=[mask[:1]])
+    with pytest.raises(SynbbError, match="0 positions say nothing"):
+        probe(chain, trace(chain, batches[0]), batches, positions=0)
     with pytest.raises(SynbbError, match="batch 1 has no valid mask"):
         probe(chain, trace(chain, batches[0]), [*batches, *batches], valid=[mask])
 
