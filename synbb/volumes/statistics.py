@@ -31,7 +31,7 @@ CELL_VOXELS = 2**21
 DRAWN_VOXELS = 2**18
 """The largest piece where pieces are drawn: of few large ones, all might lie where there is no tissue."""
 LOOKED = 16
-"""Voxels looked at for each of tissue that is wanted, at most."""
+"""How many times ``max_voxels`` are looked at, at most, in search of tissue."""
 CANDIDATES = 2**14
 """Pieces that are drawn at most; those that a mask leaves out are not read."""
 
@@ -177,7 +177,8 @@ def measure_normalisation(
         within: regions to look at, in voxels of ``volume``; by default all of it.
         inside: which voxels of a box of ``volume`` count, bool; by default all of them.
         seed: chooses the pieces where not all is read.
-        max_voxels: up to so many voxels every one is counted; above, random pieces that hold as much tissue.
+        max_voxels: up to so many voxels every one is counted; above, random pieces of about that size, and more where
+            they hold too little tissue.
 
     Raises:
         SynbbError: no tissue was met, its grey values are all one, or the percentiles are no pair 0 <= a < b <= 100.
@@ -216,7 +217,7 @@ def sample_greys(
 ) -> GreySample:
     """Count grey values: of every voxel in small volumes, of random pieces (seeded) in large ones.
 
-    Pieces are drawn until they hold ``max_voxels`` of tissue, or ``LOOKED`` times as many voxels of any kind. Dask
+    ``max_voxels`` are drawn at a time, until half as many were tissue, or ``LOOKED`` times as many were seen. Dask
     graphs of one task a piece, so that memory stays at a few pieces a thread.
 
     Raises:
@@ -239,7 +240,7 @@ def sample_greys(
         found = dask.compute(*[count(source, cell, mask) for cell in chosen], scheduler="threads")
         parts.extend(part for part in found if part is not None)
         seen, tissue = (sum(getattr(part, name) for part in parts) for name in ("seen", "tissue"))
-        if tissue >= max_voxels or seen >= LOOKED * max_voxels:
+        if 2 * tissue >= max_voxels or seen >= LOOKED * max_voxels:
             break
     return _together(parts, volume.dtype, exact=exact)
 
