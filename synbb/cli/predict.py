@@ -154,8 +154,6 @@ def command(
     if drop_probabilities and segment is None:
         raise SynbbError("--drop-probabilities leaves nothing without --segment OUT.zarr; give both, or neither")
     refuse_without(context, NEEDED)
-    if segment is not None and Path(segment).exists():
-        raise SynbbError(f"{segment} exists; choose another name for --segment, or remove it")
     if segment is not None and worker:
         raise SynbbError(
             "--segment would be done by every --worker at once; run synbb segment when all of them have ended"
@@ -177,8 +175,10 @@ def command(
     from synbb.inference.allocator import return_large_arrays
     from synbb.inference.output import remove_output
     from synbb.prediction.files import predict_files, predicts_files
+    from synbb.prediction.labels import check_labels, labels_are_left, labels_are_made
     from synbb.prediction.trained import device_named
     from synbb.prediction.volumes import predict
+    from synbb.volumes.opening import open_volume
 
     if predicts_files(run):
         refuse_others(context, FOR_FILES, f"of use with volumes alone, and {run} is a run that predicts files")
@@ -198,6 +198,18 @@ def command(
     refuse_others(context, {*context.params} - {*FOR_SPEECH}, f"of use with runs on speech, and {run} predicts volumes")
     if overwrite:
         raise SynbbError("--overwrite is of use with runs that predict files; remove OUTPUT to predict a volume anew")
+    segmented = False
+    if segment is not None:
+        labels = Path(segment)
+        if drop_probabilities and labels.exists():
+            source = open_volume(volume, voxel_size=sizes)
+            if labels_are_left(labels, output, run, weights, source, voxels):
+                console.print(f"nothing to do: {labels} was made of {output}, which was removed", markup=False)
+                return
+        # Blocks that --verify does again are not those that the labels were made of.
+        segmented = not verify and labels_are_made(labels, output, run, weights)
+        if not segmented:
+            check_labels(labels, output, dry_run=dry_run)
     driver: Driver | None = None
     if worker:
         from synbb.inference.leased import LeasedDriver
@@ -247,7 +259,10 @@ def command(
     for line in summary:
         console.print(line, markup=False)
     if segment is not None and not dry_run:
-        segmenting.command(str(output), segment)
+        if segmented:
+            console.print(f"labels {segment} were made of them before", markup=False)
+        else:
+            segmenting.command(str(output), segment)
         if drop_probabilities:
             remove_output(output)
             console.print(f"removed {output}", markup=False)

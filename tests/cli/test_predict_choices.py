@@ -88,6 +88,48 @@ def test_segment_at_once(call: Call, tmp_path: Path) -> None:
     assert status == 2
     assert "objects.zarr exists; choose another name for --segment" in said
     assert not (tmp_path / "out.zarr").exists()
+    status, said = call("--segment", "objects.zarr", "--drop-probabilities")
+    assert (status, said) == (0, "nothing to do: objects.zarr was made of out.zarr, which was removed\n")
+    status, said = call("--segment", "objects.zarr", "--drop-probabilities", "--region", "0:4,0:64,0:64")
+    assert status == 2, "labels of another region"
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_labels_that_were_made_of_the_output_are_done(call: Call) -> None:
+    call()
+    segment(open_volume("out.zarr"), "own.zarr", threshold=0.001)
+    assert call("--segment", "objects.zarr")[0] == 0
+    made = Path("objects.csv").stat()
+    status, said = call("--segment", "objects.zarr")
+    assert status == 0
+    assert "nothing to do: all 1 blocks of out.zarr are finished" in said
+    assert "labels objects.zarr were made of them before" in said
+    assert Path("objects.csv").stat() == made
+    for others in (["--segment", "own.zarr"], ["--segment", "objects.zarr", "--verify"]):
+        status, said = call(*others)
+        assert status == 2
+        assert f"{others[1]} exists; choose another name for --segment, or remove it" in said
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("out.zarr", "--segment out.zarr and OUTPUT out.zarr lie in one place"),
+        ("out.zarr/objects.zarr", "--segment out.zarr/objects.zarr and OUTPUT out.zarr lie in one place"),
+        ("file/objects.zarr", "file: this folder cannot be made"),
+        ("there.zarr", "there.csv exists; choose another name for --segment, or remove it"),
+        ("objects.tif", "what is written here is OME-Zarr"),
+    ],
+)
+def test_labels_that_cannot_be_written_are_refused_before_anything_is_predicted(
+    call: Call, tmp_path: Path, labels: str, message: str
+) -> None:
+    for name in ("file", "there.csv"):
+        (tmp_path / name).write_text("")
+    status, said = call("--segment", labels)
+    assert status == 2
+    assert message in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "there.csv"]
 
 
 @pytest.mark.parametrize(("version", "stored"), [("0.5", "OME-Zarr 0.5 (zarr v3)"), ("0.4", "OME-Zarr 0.4 (zarr v2)")])
