@@ -17,6 +17,7 @@ import typer
 
 from stages import Datasets, Overrides, call, get_dataset, say
 from synbb.experiments import compare, load_study
+from synbb.experiments.plan import plan
 
 
 def main(
@@ -29,11 +30,11 @@ def main(
     to: Datasets = Path("data"),
 ) -> None:
     """Fetch the data, compare the methods, show what came out."""
-    study = load_study(config, overrides or [])
+    output = output or Path("runs") / "compare" / config.stem
+    planned = plan(load_study(config, overrides or []), output, str(config))
 
-    # 1. The dataset, checked against the manifest. `fetch` leaves alone what is there and right.
-    dataset = study.run.get("data", {}).get("dataset")
-    if dataset is not None:
+    # 1. The datasets, checked against the manifest. `fetch` leaves alone what is there and right.
+    for dataset in sorted({getattr(run.config.data, "dataset", None) for run in planned} - {None}):
         get_dataset(dataset, to)
 
     # 2. Every run that has no row yet: method x density x seed x fold, each trained and scored on its test split.

@@ -20,7 +20,7 @@ from synbb.errors import SynbbError
 from synbb.evaluation.run_report import in_words
 from synbb.prediction import evaluate_run, predict_files
 from synbb.training import RunConfig, leads, load_config, start
-from synbb.training.checkpoint import file_sha256, write_json
+from synbb.training.checkpoint import file_sha256, read_json, write_json
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, dotted keys.")
@@ -37,7 +37,7 @@ class Stages:
 
     def run(self, name: str, inputs: dict[str, Any], outputs: list[Path], work: Callable[[], object]) -> bool:
         """Do ``work`` unless its inputs are unchanged and its outputs are there; tell whether it was done."""
-        done: dict[str, str] = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        done: dict[str, str] = read_json(self._file) if self._file.is_file() else {}
         mark = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
         if done.get(name) == mark and all(path.exists() for path in outputs):
             console.print(f"{name}: current")
@@ -104,7 +104,7 @@ def evaluate(stages: Stages, run: Path, sources: Iterable[Path]) -> Callable[[],
     )
 
     def tell() -> None:
-        found = json.loads((scores / "scores.json").read_text())
+        found = read_json(scores / "scores.json")
         figure = found["scores"][found["main"]]
         say(f"{in_words(found['main'])} {figure['value']:.3f}{'' if fresh else ' (scored before)'}")
         say(f"report  {scores / 'report.html'}")

@@ -9,10 +9,9 @@ from pydantic import Field, model_validator
 
 from synbb.errors import SynbbError
 from synbb.schema import Settings, nearest, validated
-from synbb.training.config import read_mapping, set_key
+from synbb.training.config import Seed, read_mapping, set_key
 
 Density = Annotated[float, Field(gt=0, le=1)]
-Seed = Annotated[int, Field(ge=0)]
 
 
 class MethodSettings(Settings, extra="allow"):

@@ -16,6 +16,7 @@ from synbb.tasks.registry import find_task
 from synbb.training.pruning import PruningSettings
 
 Positive = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy's and Lightning's generators take
 DEFAULT_TASK = "synapse"
 
 
@@ -72,7 +73,7 @@ class RunConfig(Settings):
     """
 
     task: str = DEFAULT_TASK
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     data: Any
     model: Any
     training: TrainingSettings = TrainingSettings()

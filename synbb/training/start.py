@@ -91,7 +91,7 @@ def start_run(
             # All processes end together; what they say, the first one says for all.
             if not joining:
                 raise
-        except SynbbError:
+        except Exception:
             if made and not run.checkpoint_file.exists():  # nothing was trained that could be continued
                 shutil.rmtree(run.path, ignore_errors=True)
             raise

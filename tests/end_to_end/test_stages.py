@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pipeline_call import ROOT
+from pipeline_call import ROOT, refused
+
+from synbb.errors import SynbbError
 
 
 def test_folders_of_one_name_get_tables_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,3 +47,17 @@ def test_a_stage_is_done_again_when_its_source_changed(tmp_path: Path, monkeypat
     (source / "s1" / "b.wav").write_bytes(b"2")
     assert done()
     assert not done()
+
+
+def test_damaged_records_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "pipelines"))
+    from stages import Stages
+
+    (tmp_path / "pipeline.json").write_text('{"train": ')
+    with pytest.raises(SynbbError, match=r"pipeline.json is damaged"):
+        Stages(tmp_path / "pipeline.json").run("train", {}, [], lambda: None)
+
+
+def test_a_study_without_data_is_refused_by_its_key(tmp_path: Path) -> None:
+    said = refused("matched_sparsity", tmp_path, ROOT / "configs" / "compare" / "phantom.yaml", "run.data=null")
+    assert "folds.band-0: data holds no keys" in said

@@ -42,6 +42,7 @@ def with_toy_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"densities": [0.5, 0.5]}, r"densities: 0.5 stands more than once"),
         ({"seeds": [1, 2, 1]}, r"seeds: 1 stands more than once"),
         ({"seeds": [-1]}, r"seeds.0 = -1"),
+        ({"seeds": [0, 2**32]}, r"seeds.1 = 4294967296: .*less than 4294967296"),
         ({"methods__fixed": {"method": "fixed", "after": "magnitud"}}, "methods.fixed.after = 'magnitud' is none"),
         ({"methods__fixed": {"method": "fixed", "after": "dense"}}, "methods.fixed.after = 'dense': .* no masks"),
         (

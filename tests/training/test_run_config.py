@@ -99,6 +99,7 @@ data:
         ("data.volumes.1.name=top", r"data: names must differ, but top stands more than once"),
         ("data.volumes.2.name=x", r"'2' is no position in a list of 2 \(0 to 1\)"),
         ("data.volumes.first.name=x", r"'first' is no position"),
+        ("seed=4294967296", r"seed = 4294967296: .*less than 4294967296"),
         ("seed.value=1", r"override 'seed.value=1': seed holds no keys"),
         ("seed", r"override 'seed' is not of the form key=value"),
         ("=3", r"override '=3' is not of the form key=value"),

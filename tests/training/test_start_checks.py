@@ -70,3 +70,11 @@ def test_emulated_precision_is_told_before_training(tmp_path: Path, monkeypatch:
         chosen = {"training__precision": precision, "training__accelerator": "cpu", "training__steps": 1}
         start_run(config(tmp_path, **chosen), tmp_path / str(number), resume=False, say=said.append)
         assert any("has no instructions for bf16" in line for line in said) == told
+
+
+def test_what_ends_before_a_checkpoint_leaves_no_run(tmp_path: Path) -> None:
+    write_pair(tmp_path)
+    wrong = config(tmp_path, pruning__method="os:getcwd", pruning__ramp=0, pruning__warmup=0)
+    with pytest.raises(TypeError, match="getcwd"):  # a defect of a score of one's own keeps its traceback
+        start_run(wrong, tmp_path / "run", resume=False, say=lambda _: None)
+    assert not (tmp_path / "run").exists()
