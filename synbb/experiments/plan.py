@@ -15,6 +15,7 @@ from synbb.experiments.config import StudySettings, changed
 from synbb.pruning.rows import Cell
 from synbb.schema import Settings, nearest
 from synbb.training.config import RunConfig, run_config
+from synbb.training.pruning import without_effect
 
 MASKS = "masks.safetensors"
 NO_MATTER = ("training.loader_threads", "training.prefetch", "training.checkpoint_every")
@@ -117,6 +118,12 @@ def _planned(
         pruning["masks_from"] = str(before.masks_file)
     values["pruning"] = pruning
     config = run_config(values, f"{source}, fold {cell.fold}, method {cell.method}")
+    unread = without_effect(config.pruning, settings.pruning)
+    if unread:
+        raise SynbbError(
+            f"{source}: methods.{cell.method}: {', '.join(unread)}: no option that method {config.pruning.method} "
+            "reads; remove what has no effect"
+        )
     if config.training.devices not in ("auto", 1):
         raise SynbbError(f"{source}: training.devices={config.training.devices}: each run of a study has one device")
     name = f"{cell.method}-d{cell.density:g}-s{cell.seed}"

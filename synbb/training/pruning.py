@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,7 +10,7 @@ from pydantic import Field, model_validator
 
 from synbb.plugins import load_named
 from synbb.pruning import FixedMask, Pruner, Scored, load_masks
-from synbb.pruning.methods import find_method
+from synbb.pruning.methods import CONNECTIONS, UNITS, find_method
 from synbb.pruning.schedule import waypoints
 from synbb.schema import Settings
 
@@ -103,9 +104,7 @@ class PruningSettings(Settings):
             raise ValueError(
                 f"schedule ends at {self.schedule[-1][1]}, which contradicts {target} {end}: make them equal"
             )
-        own: tuple[str, ...] = ()
-        if self.method != "none" and ":" not in self.method:
-            _, own = find_method(self.method, units=self.connection == "unit")
+        own = _own_options(self)
         if self.tau is not None and self.method != "none":
             if "tau" not in own:
                 raise ValueError(f"tau {self.tau} is for method bb and its kin, and method is {self.method}: remove it")
@@ -119,6 +118,19 @@ class PruningSettings(Settings):
         if self.masks_from is not None and self.method != "fixed":
             raise ValueError(f"masks_from is for method fixed, and method is {self.method}")
         return self
+
+
+def _own_options(settings: PruningSettings) -> tuple[str, ...]:
+    """Keys of ``pruning`` that only some methods read, and the one of these settings does."""
+    if settings.method == "none" or ":" in settings.method:
+        return ()
+    return find_method(settings.method, units=settings.connection == "unit")[1]
+
+
+def without_effect(settings: PruningSettings, keys: Iterable[str]) -> list[str]:
+    """Those of ``keys`` that other methods read, and the one of these settings does not."""
+    of_some = {name for table in (CONNECTIONS, UNITS) for _, own in table.values() for name in own}
+    return [key for key in keys if key in of_some - {*_own_options(settings)}]
 
 
 def make_pruner(settings: PruningSettings, steps: int, seed: int) -> Pruner | None:

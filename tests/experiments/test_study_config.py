@@ -72,6 +72,11 @@ def test_studies_that_cannot_be(changes: dict[str, Any], message: str) -> None:
             "fold all, method odd: unknown key 'densty' in pruning",
         ),
         ({"methods__odd": {"method": "random", "density": 2}}, "methods.odd.density = 2 is no number above 0"),
+        (
+            {"methods__odd": {"method": "magnitude", "beta": "scaled", "drop": 0.9, "warmup": 0}},
+            "methods.odd: beta, drop: no option that method magnitude reads; remove",
+        ),
+        ({"methods__odd": {"method": "none", "minimum": 7}}, "methods.odd: minimum: no option that method none reads"),
         ({"folds": {"one": {"data.nois": 1}}}, "fold one, method dense: unknown key 'nois' in data; did you mean"),
         ({"folds": {"one": {"data.noise.x": 1}}}, "folds.one: data.noise holds no keys"),
         ({"run__pruning": None}, "study: run.pruning = None holds no keys"),
