@@ -15,6 +15,7 @@ FLOORS = {
     "schema": -1,
     "places": -1,
     "plugins": -1,
+    "yaml_text": -1,
     "pruning": 0,
     "volumes": 0,
     "models": 1,

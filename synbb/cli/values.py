@@ -23,7 +23,7 @@ def three_integers(text: str, option: str) -> Triple:
         SynbbError: anything else, with the option's name.
     """
     parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise SynbbError(f"{option} {text!r} must be three positive integers z,y,x, for example 32,256,256")
     z, y, x = (int(part) for part in parts)
     return z, y, x

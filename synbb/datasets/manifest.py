@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field
 
 import synbb
 from synbb.errors import SynbbError
 from synbb.schema import Settings, nearest, validated
+from synbb.yaml_text import read_yaml
 
 MANIFEST_NAME = "data_manifest.yaml"
 
@@ -214,11 +214,9 @@ def load_manifest(path: str | Path | None = None) -> dict[str, Dataset]:
     """
     file = Path(path) if path is not None else manifest_path()
     try:
-        records = yaml.safe_load(file.read_text(encoding="utf-8"))
+        records = read_yaml(file, str(file))
     except OSError as error:
         raise SynbbError(f"{file}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise SynbbError(f"{file}: is not YAML ({error})") from error
     if not isinstance(records, dict) or not isinstance(records.get("datasets"), dict):
         raise SynbbError(f"{file}: must have the key 'datasets', a record for each dataset")
     return {name: _dataset(f"{file}: {name}", record) for name, record in records["datasets"].items()}

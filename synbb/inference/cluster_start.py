@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 
 import dask
 import torch
-import yaml
 from dask.utils import parse_timedelta
 from distributed import Client, LocalCluster
 from pydantic import Field, field_validator
@@ -24,6 +23,7 @@ from synbb.errors import SynbbError, get_extra
 from synbb.inference.pipeline import threads_beside
 from synbb.schema import Settings, validated
 from synbb.volumes.stores import is_remote, split_kind
+from synbb.yaml_text import read_yaml
 
 FORMS = "local:N, tcp://HOST:8786, or a YAML file (configs/clusters/)"
 
@@ -179,11 +179,9 @@ def read_cluster_file(path: str, changes: dict[str, Any] | None = None) -> Clust
         SynbbError: no such file, no YAML, or settings that are unknown or wrong.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = read_yaml(Path(path), f"--cluster {path}")
     except OSError as error:
         raise SynbbError(f"--cluster {path}: cannot be read ({error.strerror}); it must be one of {FORMS}") from error
-    except yaml.YAMLError as error:
-        raise SynbbError(f"--cluster {path}: is no YAML ({error})") from error
     if not isinstance(values, dict):
         raise SynbbError(f"--cluster {path}: holds no settings; see configs/clusters/slurm.yaml")
     return validated(ClusterFile, {**values, **(changes or {})}, f"--cluster {path}")

@@ -6,7 +6,6 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
-import yaml
 from pydantic import Field, create_model
 
 from synbb.errors import SynbbError
@@ -14,6 +13,7 @@ from synbb.places import config_at
 from synbb.schema import Settings, validated
 from synbb.tasks.registry import find_task
 from synbb.training.pruning import PruningSettings
+from synbb.yaml_text import parse_yaml, read_yaml
 
 Positive = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy's and Lightning's generators take
@@ -92,8 +92,20 @@ def run_config(values: object, source: str) -> RunConfig:
         source: its name, for messages.
 
     Raises:
-        SynbbError: a key or value is wrong, or there is no such task.
+        SynbbError: a key or value is wrong or has no effect, or there is no such task.
     """
+    config = _any_config(values, source)
+    masks = config.pruning.masks
+    if masks is not None and config.training.start_from is None:
+        raise SynbbError(
+            f"{source}: pruning.masks = {masks!r} says what becomes of the masks of the run that training.start_from "
+            "names: name one, or remove the key"
+        )
+    return config
+
+
+def _any_config(values: object, source: str) -> RunConfig:
+    """As :func:`run_config`, and keys may have no effect."""
     name = values.get("task", DEFAULT_TASK) if isinstance(values, dict) else DEFAULT_TASK
     if not isinstance(name, str):
         raise SynbbError(f"{source}: task = {name!r}: give the name of a task")
@@ -110,7 +122,7 @@ def stored_config(values: object, source: str) -> RunConfig:
         for part, wanted in (("data", kind.data), ("model", kind.model)):
             if isinstance(values.get(part), dict):
                 values = {**values, part: {**getattr(wanted, "BEFORE", {}), **values[part]}}
-    return run_config(values, source)
+    return _any_config(values, source)
 
 
 @cache
@@ -151,11 +163,7 @@ def read_mapping(
     Raises:
         SynbbError: the file is missing or no YAML mapping, or an override is malformed.
     """
-    file = config_at(path)
-    try:
-        values = _unshared(yaml.safe_load(file.read_text()))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SynbbError(f"config {path} is not valid YAML: {in_one_line(error)}") from None
+    values = read_yaml(config_at(path), f"config {path}")
     if not isinstance(values, dict):
         raise SynbbError(f"config {path} must be a mapping of keys ({keys})")
     for override in overrides:
@@ -163,30 +171,17 @@ def read_mapping(
     return values
 
 
-def _unshared(value: Any) -> Any:
-    """A copy in which what YAML aliases share is there several times, so that an override changes one place."""
-    if isinstance(value, dict):
-        return {key: _unshared(each) for key, each in value.items()}
-    return [_unshared(each) for each in value] if isinstance(value, list) else value
-
-
 def _override(values: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise SynbbError(f"override {text!r} is not of the form key=value, for example pruning.density=0.1")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        parsed = parse_yaml(value, f"override {text!r}: the value")
+    except SynbbError as error:
         raise SynbbError(
-            f"override {text!r}: the value is not valid YAML ({in_one_line(error)}); texts with * or : want quotes "
-            "that the shell leaves alone, such as 'key=[\"a*\"]'"
+            f"{error}; texts with * or : want quotes that the shell leaves alone, such as 'key=[\"a*\"]'"
         ) from None
     set_key(values, key, parsed, f"override {text!r}")
-
-
-def in_one_line(error: Exception) -> str:
-    """What YAML's parser says over several lines."""
-    return " ".join(str(error).split())
 
 
 def set_key(values: dict[str, Any], key: str, value: Any, where: str) -> None:
@@ -213,6 +208,6 @@ def set_key(values: dict[str, Any], key: str, value: Any, where: str) -> None:
 
 
 def _index(place: list[Any], part: str, where: str) -> int:
-    if not part.isdigit() or int(part) >= len(place):
+    if not part.isdecimal() or int(part) >= len(place):
         raise SynbbError(f"{where}: {part!r} is no position in a list of {len(place)} (0 to {len(place) - 1})")
     return int(part)

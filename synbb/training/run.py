@@ -37,6 +37,7 @@ from synbb.training.checkpoint import (
     write_json,
 )
 from synbb.training.config import RunConfig, stored_config
+from synbb.yaml_text import read_yaml
 
 if TYPE_CHECKING:
     from torch import nn
@@ -131,11 +132,7 @@ class RunFolder:
         Raises:
             SynbbError: the file is damaged or of another version.
         """
-        try:
-            values = yaml.safe_load(self.config_file.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SynbbError(f"{self.config_file} is damaged: {error}") from error
-        return stored_config(values, str(self.config_file))
+        return stored_config(read_yaml(self.config_file, str(self.config_file)), str(self.config_file))
 
     def info(self) -> dict[str, Any]:
         """What ``run.json`` holds.

@@ -101,6 +101,7 @@ def test_weights_that_do_not_exist(cli: Cli, finished: Path, raw: Path, output: 
         (["--region", "0:8,0:65,0:64"], ["region z 0:8, y 0:65, x 0:64", "raw.zarr", "y 0:64"]),
         (["--region", "0:8"], ["'0:8'", "z0:z1,y0:y1,x0:x1"]),
         (["--block", "8,64"], ["--block", "'8,64'", "z,y,x"]),
+        (["--block", "8,²,64"], ["--block", "positive"]),
         (["--block", "8,0,64"], ["--block", "positive"]),
         (["--precision", "8"], ["precision", "'8'", "bf16"]),
         (["--dtype", "int9"], ["dtype", "int9", "uint8"]),

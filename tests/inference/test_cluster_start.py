@@ -86,6 +86,13 @@ def test_mistakes_in_the_file_are_named(change: dict[str, object], message: str,
         read_cluster_file(str(file))
 
 
+def test_values_that_yaml_cannot_read_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text("system: !!timestamp 2026-99-99")
+    with pytest.raises(SynbbError, match=r"--cluster .*cluster.yaml is not valid YAML: month must be in 1..12"):
+        read_cluster_file(str(file))
+
+
 def test_an_unknown_option_is_named(submitted: Path, tmp_path: Path) -> None:
     file = tmp_path / "cluster.yaml"
     values = yaml.safe_load(EXAMPLE.read_text())

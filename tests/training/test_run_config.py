@@ -52,6 +52,8 @@ def test_vnc_never_touches_columns_from_704_on() -> None:
         ("data.augment.flip=0", lambda c: c.data.augment.flip == 0),
         ("pruning.exclude=[a*, b]", lambda c: c.pruning.exclude == ("a*", "b")),
         ("data.volumes.0.mask=null", lambda c: c.data.volumes[0].mask is None),
+        ("pruning.pattern=2:4", lambda c: c.pruning.pattern == "2:4"),
+        ("data.volumes.0.name=2026-99-99", lambda c: c.data.volumes[0].name == "2026-99-99"),
         ("data.volumes.0.citation=a=b", lambda c: c.data.volumes[0].citation == "a=b"),
     ],
 )
@@ -99,6 +101,9 @@ data:
         ("data.volumes.1.name=top", r"data: names must differ, but top stands more than once"),
         ("data.volumes.2.name=x", r"'2' is no position in a list of 2 \(0 to 1\)"),
         ("data.volumes.first.name=x", r"'first' is no position"),
+        ("data.volumes.².name=x", r"'²' is no position"),
+        ("pruning.masks=keep", r"tiny.yaml: pruning.masks = 'keep' .*training.start_from names: name one, or remove"),
+        ("training={steps: 1, steps: 2}", r"override 'training=.*': the value is not valid YAML: key 'steps' stands"),
         ("seed=4294967296", r"seed = 4294967296: .*less than 4294967296"),
         ("seed.value=1", r"override 'seed.value=1': seed holds no keys"),
         ("seed", r"override 'seed' is not of the form key=value"),
@@ -127,6 +132,7 @@ def test_wrong_overrides(file: Path, override: str, message: str) -> None:
         (b"a: [1", "not valid YAML"),
         (b"- 1\n- 2", "must be a mapping"),
         (b"", "must be a mapping"),
+        (b"seed: 1\ndata: {}\nseed: 2", r"not valid YAML: key 'seed' stands twice, remove one \(line 3, column 1\)"),
         (b"\xff\xfe\x00bad", "not valid YAML"),
         (b"seed: 1", "key data is missing; .*key model is missing"),
     ],
@@ -160,6 +166,8 @@ def test_keys_that_a_stored_run_lacks_mean_what_was_done_before_they_existed():
     of_now = {**values, "model": {"channels": 8, "linear_bias": True}}
     assert stored_config(of_now, "run/config.yaml") == run_config(of_now, "mine.yaml")
     assert values["model"] == {"width": 16, "heads": 2}, "what was given stays"
+    without_effect = {**values, "pruning": {"masks": "keep"}}  # trained by a version that did not refuse it
+    assert stored_config(without_effect, "run/config.yaml").pruning.masks == "keep"
     for damaged in ("no mapping", {"task": 3}, {"task": "speech", "model": 3}):
         with pytest.raises(SynbbError):
             stored_config(damaged, "run/config.yaml")
