@@ -34,6 +34,11 @@ def test_a_full_disk_ends_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         make_folder(tmp_path / "a")
 
 
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SynbbError, match=r"cannot be written here \(.*Is a directory.*\)"), disk_errors(tmp_path):
+        tmp_path.open("w")
+
+
 def test_other_errors_keep_their_traceback() -> None:
     with pytest.raises(OSError, match="reading"), disk_errors("x"):
         raise OSError(errno.EIO, "reading")

@@ -9,7 +9,7 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from synbb.errors import SynbbError
+from synbb.errors import SynbbError, disk_errors, make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,15 +38,20 @@ def download_files(
 
     Raises:
         SynbbError: the address is not https, or cannot be reached.
+        RunEnded: the disk is full.
     """
     if not base_url.startswith("https://"):
         raise SynbbError(f"{name}: address {base_url!r} in the manifest must begin with https://")
     for number, file in enumerate(files):
         address = base_url + quote(file)
         target = folder / file
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         try:
-            with urllib.request.urlopen(address, timeout=_TIMEOUT) as answer, target.open("wb") as out:  # noqa: S310
+            with (
+                disk_errors(target),
+                urllib.request.urlopen(address, timeout=_TIMEOUT) as answer,  # noqa: S310
+                target.open("wb") as out,
+            ):
                 shutil.copyfileobj(answer, out)
         except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
             reason = getattr(error, "reason", None) or error

@@ -28,7 +28,7 @@ from synbb.datasets.phantom_faces import FacePhantom, verify_phantom_faces, writ
 from synbb.datasets.phantom_speech import SpeechPhantom, verify_phantom_speech, write_phantom_speech
 from synbb.datasets.sections import import_sections, section_files, verify_sections
 from synbb.datasets.staging import staged_folder
-from synbb.errors import SynbbError
+from synbb.errors import SynbbError, disk_errors, make_folder
 from synbb.volumes import open_volume
 
 Progress = Callable[[int, int], None]
@@ -102,8 +102,8 @@ def fetch(
             f"{dataset.source.homepage} and run `synbb data fetch {name} --from DIR` (layout: {dataset.layout})"
         )
     files = section_files(dataset) if isinstance(dataset, SectionStacks) else list(dataset.source.files)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}.download.", dir=folder.parent) as temporary:
+    make_folder(folder.parent)
+    with disk_errors(folder), tempfile.TemporaryDirectory(prefix=f".{name}.download.", dir=folder.parent) as temporary:
         download_files(name, base, dataset.source.homepage, files, Path(temporary), progress)
         return _import(name, dataset, Path(temporary), folder)
 

@@ -74,12 +74,18 @@ def predict_files(
 def check_table(output: Path, *, overwrite: bool) -> None:
     """Refuse an output that is no CSV by its name, or is there already, itself or the list of what was left out.
 
+    Args:
+        output: the CSV.
+        overwrite: take the place of files that are there; of folders never.
+
     Raises:
         SynbbError: it is.
     """
     if output.suffix.lower() != ".csv":
         raise SynbbError(f"{output}: what is said of files is a table; name the output something.csv")
     for file in (output, _left_out_beside(output)):
+        if file.is_dir():
+            raise SynbbError(f"{file} is a folder, where a table would be written; choose another name")
         if file.exists() and not overwrite:
             raise SynbbError(f"{file} exists; choose another name, or pass --overwrite")
 

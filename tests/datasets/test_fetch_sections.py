@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import shutil
 import urllib.error
@@ -15,7 +16,7 @@ from PIL import Image
 from synbb.datasets import fetch, verify
 from synbb.datasets.checksums import pixel_sha256
 from synbb.datasets.manifest import Dataset, Layer, SectionStacks, Source
-from synbb.errors import SynbbError
+from synbb.errors import RunEnded, SynbbError
 from synbb.volumes import Box, open_volume
 
 if TYPE_CHECKING:
@@ -214,6 +215,26 @@ def test_an_address_that_cannot_be_reached_is_told(
         fetch("mini", to=tmp_path / "data", manifest=manifest)
     for word in ("https://raw.example/c/raw/00.tif", "Name or service", "--from", "https://home.example"):
         assert word in str(caught.value)
+    assert not list((tmp_path / "data").iterdir())
+
+
+@pytest.mark.parametrize("to", ["file", "file/below"])
+def test_a_place_that_cannot_be_is_named(tmp_path: Path, manifest: dict[str, Dataset], to: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SynbbError, match=f"{to}: this folder cannot be made .*; choose another place"):
+        fetch("mini", to=tmp_path / to, manifest=manifest)
+
+
+def test_a_full_disk_ends_the_download(
+    tmp_path: Path, manifest: dict[str, Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO())
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    with pytest.raises(RunEnded, match=r"raw/00.tif: the disk .* is full"):
+        fetch("mini", to=tmp_path / "data", manifest=manifest)
     assert not list((tmp_path / "data").iterdir())
 
 

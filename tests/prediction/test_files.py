@@ -25,6 +25,13 @@ def test_a_list_of_what_was_left_out_is_not_replaced_unasked(tmp_path: Path) -> 
     assert not beside.exists(), "that of the call before"
 
 
+@pytest.mark.parametrize("name", ["names.csv", "names.left-out.csv"])
+def test_folders_in_the_place_of_a_table_are_refused_before_the_work(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(SynbbError, match=f"{name} is a folder, where a table would be written; choose another name"):
+        check_table(tmp_path / "names.csv", overwrite=True)
+
+
 def test_names_that_are_no_utf_8_are_written_as_they_are(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.wav")
     said: list[str] = []
