@@ -114,7 +114,7 @@ def missing_guards(parts: Sequence[Part], halo: Triple, working: Nanometres) -> 
     """A line for each two splits so close that the network sees what the other is scored on.
 
     Args:
-        parts: of two with one raw and different splits at least one is opened.
+        parts: of two with one raw and different splits at least one is opened; they share no voxel.
         halo: what the network sees beyond a voxel, working voxels.
         working: voxel size, nm.
     """
@@ -127,15 +127,21 @@ def missing_guards(parts: Sequence[Part], halo: Triple, working: Nanometres) -> 
         for first, second in product(one.regions, other.regions):
             if first.grow(view).intersect(second) is None:
                 continue
-            gap, axis = max((first.gap(second, axis), -axis) for axis in range(3))
+            axis = _axis_between(first, second)
             names = " and ".join(f"{each.settings.name} ({each.settings.split})" for each in (one, other))
             lines.append(
-                f"{names} lie {gap} voxels apart along {AXES[-axis]}, and the network sees {view[-axis]}: next to the "
-                "border one is scored with grey values of the other in view (no labels); leave a guard as wide as "
-                "that between them"
+                f"{names} lie {first.gap(second, axis)} voxels apart along {AXES[axis]}, and the network sees "
+                f"{view[axis]}: next to the border one is scored with grey values of the other in view (no labels); "
+                "leave a guard as wide as that between them"
             )
             break
     return lines
+
+
+def _axis_between(first: Box, second: Box) -> int:
+    """The axis along which two boxes that share no voxel lie furthest apart, be it that they touch."""
+    apart = [a for a in range(3) if first.stop[a] <= second.start[a] or second.stop[a] <= first.start[a]]
+    return max(apart, key=lambda axis: first.gap(second, axis))
 
 
 def _common(one: Part, other: Part) -> Box | None:

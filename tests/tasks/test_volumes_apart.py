@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import config, settings, write_pair
+from tiny import VOXEL, config, settings, write_pair
 
 from synbb.errors import SynbbError
-from synbb.tasks.volumes_apart import place_of
+from synbb.tasks.annotated import VolumeSettings
+from synbb.tasks.volumes_apart import Part, missing_guards, place_of
 from synbb.training import make_task
+from synbb.volumes import Box
 
 
 @pytest.fixture
@@ -50,6 +52,20 @@ def test_splits_of_one_file_in_two_spellings_are_compared(folder: Path) -> None:
         config(folder, data__volumes=[settings(folder)["data"]["volumes"][0], {**_first(folder), **other}])
     lines = prepared(folder, {}, {**other, "regions": ["0:8,33:64,0:64"]})
     assert any("top (train) and b (test) lie 1 voxels apart along y" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("region", "axis", "view"), [("0:8,32:48,0:64", "y", 19), ("0:8,0:32,64:80", "x", 21), ("8:16,0:32,0:64", "z", 4)]
+)
+def test_splits_that_touch_want_a_guard_where_they_do(folder: Path, region: str, axis: str, view: int) -> None:
+    entries = [{**_first(folder), "regions": ["0:8,0:32,0:64"]}, {"split": "test", "regions": [region]}]
+    parts = [
+        Part(VolumeSettings(**{**_first(folder), **each}), ("raw.zarr", ""), (Box.parse(each["regions"][0]),), VOXEL)
+        for each in entries
+    ]
+    for pair in (parts, parts[::-1]):
+        (line,) = missing_guards(pair, (4, 19, 21), VOXEL)
+        assert f"lie 0 voxels apart along {axis}, and the network sees {view}: " in line
 
 
 def test_regions_are_compared_in_voxels_of_the_file(folder: Path) -> None:
