@@ -104,6 +104,11 @@ class PruningSettings(Settings):
             raise ValueError(
                 f"schedule ends at {self.schedule[-1][1]}, which contradicts {target} {end}: make them equal"
             )
+        if ":" in self.method and self.connection == "unit":
+            raise ValueError(
+                f"a score of one's own ({self.method}) is of kernels or weights, not of whole units: give connection: "
+                "kernel or weight"
+            )
         own = _own_options(self)
         if self.tau is not None and self.method != "none":
             if "tau" not in own:

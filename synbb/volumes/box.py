@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import product
-from math import ceil
+from math import ceil, isfinite
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -192,7 +192,7 @@ def parse_region(text: str) -> Box | NmBox:
     """Read ``z0:z1,y0:y1,x0:x1`` in voxels, or in nm of the world where ``nm`` stands at the end; half-open.
 
     Raises:
-        SynbbError: the text has another form, or a start lies beyond its stop.
+        SynbbError: the text has another form, a number is not finite, or a start lies beyond its stop.
     """
     stripped = text.strip()
     if not stripped.lower().endswith("nm"):
@@ -205,6 +205,8 @@ def parse_region(text: str) -> Box | NmBox:
             "for example 0:1000,2048:3072,0:2816nm"
         )
     numbers = [float(group) for group in match.groups()]
+    if not all(map(isfinite, numbers)):
+        raise SynbbError(f"region {text!r}: a number is too large to be nm; give where the volume lies (synbb info)")
     region = NmBox((numbers[0], numbers[2], numbers[4]), (numbers[1], numbers[3], numbers[5]))
     if any(a > b for a, b in zip(region.start, region.stop, strict=True)):
         raise SynbbError(f"region {region}: every start must be at most its stop")

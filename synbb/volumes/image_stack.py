@@ -174,7 +174,7 @@ def _decode_page(tiff: tifffile.TiffFile, section: Section) -> Voxels:
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Sort key that puts ``s2`` before ``s10``."""
     return [
-        (0, int(part), part) if part.isdigit() else (1, 0, part.lower()) for part in re.split(r"(\d+)", name) if part
+        (0, int(part), part) if part.isdecimal() else (1, 0, part.lower()) for part in re.split(r"(\d+)", name) if part
     ]
 
 

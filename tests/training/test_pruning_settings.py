@@ -22,6 +22,13 @@ def test_a_local_budget_is_for_methods_that_have_one(method: str) -> None:
         settings(method=method, tau=0.3)
 
 
+def test_a_score_of_ones_own_is_of_no_whole_units() -> None:
+    with pytest.raises(
+        SynbbError, match=r"\(mine:score\) is of kernels or weights, not of whole units: give connection"
+    ):
+        settings(method="mine:score", connection="unit", density=0.3)
+
+
 def test_a_local_budget_settles_the_density() -> None:
     with pytest.raises(SynbbError, match=r"density 0.1 contradicts tau 0.3, .* leave density out"):
         settings(density=0.1, tau=0.3)

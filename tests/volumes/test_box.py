@@ -95,6 +95,12 @@ def test_nm_hold_the_voxels_whose_centres_lie_inside(start, length, size, offset
             assert box.stop[axis] - box.start[axis] - len(inside) <= 2
 
 
+@pytest.mark.parametrize("text", ["0:1e999,0:1,0:1nm", "-1e999:0,0:1,0:1 nm"])
+def test_a_region_in_nm_is_finite(text):
+    with pytest.raises(SynbbError, match="a number is too large to be nm; give where the volume lies"):
+        parse_region(text)
+
+
 def test_nm_regions_that_touch_share_no_voxel():
     first = NmBox((0, 0, 0), (100, 40, 40)).voxels((50, 4.6, 4.6), (0, 0, 0))
     second = NmBox((100, 0, 0), (200, 40, 40)).voxels((50, 4.6, 4.6), (0, 0, 0))

@@ -23,6 +23,12 @@ def test_natural_order(tmp_path):
     assert volume.read(volume.box)[:, 0, 0].tolist() == list(range(12))
 
 
+def test_superscripts_are_no_numbers(tmp_path):
+    folder = sections(tmp_path / "s", ["5²9.png", "5²10.png", "4²11.png"])
+    volume = open_volume(folder, voxel_size=SIZE)
+    assert volume.read(volume.box)[:, 0, 0].tolist() == [2, 0, 1]
+
+
 def test_other_files_are_passed_over(tmp_path):
     folder = sections(tmp_path / "s", ["0.png", "1.png"])
     (folder / "notes.txt").write_text("x")
