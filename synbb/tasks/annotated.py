@@ -70,6 +70,16 @@ class VolumeSettings(Settings):
     licence: str | None = None
     citation: str | None = None
 
+    @property
+    def annotation(self) -> tuple[str | None, str | None]:
+        """Paths of labels and mask, None where the entry names no file."""
+        return None if self.labels == NEGATIVE else self.labels, self.mask
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of all that the entry reads."""
+        return tuple(path for path in (self.raw, *self.annotation) if path is not None)
+
 
 class AnnotatedVolume:
     """An opened :class:`VolumeSettings` at a working voxel size.
@@ -109,8 +119,9 @@ class AnnotatedVolume:
         extent = whole.box if settings.extent is None else Box.parse(settings.extent)
         _check_inside(extent, whole.box, "extent", settings.raw)
         self.raw, self.extent = whole.crop(extent), extent
-        self._labels, label_box = self._annotation(settings.labels, whole, extent)
-        self._mask, _ = self._annotation(settings.mask, whole, extent)
+        labels, mask = settings.annotation
+        self._labels, label_box = self._annotation(labels, whole, extent)
+        self._mask, _ = self._annotation(mask, whole, extent)
         regions = [Box.parse(text) for text in settings.regions] or [label_box.translate(extent.start)]
         for region in regions:
             _check_inside(region, whole.box, "region", settings.raw)
@@ -143,7 +154,7 @@ class AnnotatedVolume:
     def _annotation(self, path: str | None, whole: Volume, extent: Box) -> tuple[tuple[Volume, Box] | None, Box]:
         """A label or mask volume with its box in voxels of the cropped raw; None when there is no such file."""
         everywhere = Box.of_shape(extent.shape)
-        if path is None or path == NEGATIVE:
+        if path is None:
             return None, everywhere
         volume = open_labels(path, voxel_size=self.settings.voxel_size)
         check_use(volume, "labels")
@@ -154,6 +165,16 @@ class AnnotatedVolume:
         return (volume.crop(common.relative_to(box.start)), common), common
 
     # ---- facts ----
+
+    @property
+    def labels(self) -> Volume | None:
+        """The labels within raw; None where the entry says that there is no synapse."""
+        return None if self._labels is None else self._labels[0]
+
+    @property
+    def mask(self) -> Volume | None:
+        """What was annotated within raw; None for everything."""
+        return None if self._mask is None else self._mask[0]
 
     @property
     def licence(self) -> str | None:

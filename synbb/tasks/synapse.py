@@ -81,7 +81,7 @@ class SynapseTask:
             SynbbError: anything about the data that does not fit, named.
         """
         self._check_model()
-        wanted = [path for each in self._data.volumes if each.split != "test" for path in (each.raw, each.labels)]
+        wanted = [path for each in self._data.volumes if each.split != "test" for path in each.files]
         check_fetched(self._data.dataset, [path for path in wanted if not is_there(path)])
         stored = {
             fact["name"]: Normalisation.from_dict(fact["normalisation"]) for fact in (known or {}).get("volumes", [])
@@ -112,7 +112,7 @@ class SynapseTask:
         for settings in self._data.volumes:
             if settings.split != "test":
                 continue
-            missing = [path for path in (settings.raw, settings.labels) if not is_there(path)]
+            missing = [path for path in settings.files if not is_there(path)]
             if missing:
                 lines.append(f"{settings.name} (test): {missing[0]} is not there; it is only needed to be scored")
                 parts.append(Part.named(settings))

@@ -255,3 +255,25 @@ def test_patch_and_network_must_fit(folder: Path) -> None:
 def test_sections_of_another_thickness_are_refused(folder: Path) -> None:
     with pytest.raises(SynbbError, match=r"'top'.*sections of 50 nm are asked for"):
         task(folder, model__voxel_size=[50, 8, 8])
+
+
+def test_an_entry_without_labels_needs_no_file_of_them(folder: Path) -> None:
+    """``labels: none`` names no file: such entries are looked at like others, and are no missing data."""
+    volumes = config(folder).plain()["data"]["volumes"]
+    negative = {**volumes[0], "name": "empty", "labels": "none"}
+    with pytest.raises(SynbbError, match=r"'top' \(train\) and 'empty' \(test\) share voxels"):
+        task(folder, data__volumes=[{**volumes[0], "regions": []}, {**negative, "split": "test", "regions": []}])
+    with pytest.raises(SynbbError, match=r"'empty': region 0:8,40:999,0:64 is empty or not inside"):
+        task(folder, data__volumes=[volumes[0], {**negative, "split": "test", "regions": ["0:8,40:999,0:64"]}])
+    third = {**negative, "regions": ["0:8,40:64,0:64"]}
+    made = task(folder, data__volumes=[volumes[0], third], data__dataset="vnc")
+    assert any("empty (train)" in line for line in made.lines)
+
+
+def test_a_mask_that_is_not_there_is_missing_data(folder: Path) -> None:
+    volumes = config(folder).plain()["data"]["volumes"]
+    masked = {**volumes[1], "mask": str(folder / "absent.zarr")}
+    with pytest.raises(SynbbError, match=r"absent.zarr is not there; get the data by `synbb data fetch vnc`"):
+        task(folder, data__volumes=[volumes[0], masked], data__dataset="vnc")
+    lines = task(folder, data__volumes=[volumes[0], {**masked, "split": "test"}]).lines
+    assert any("bottom (test)" in line and "absent.zarr is not there" in line for line in lines)
