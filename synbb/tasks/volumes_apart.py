@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,22 +10,45 @@ from typing import TYPE_CHECKING
 from synbb.errors import SynbbError
 from synbb.volumes import Box
 from synbb.volumes.box import AXES, Nanometres, Triple, triple
-from synbb.volumes.hdf5_storage import split_dataset
+from synbb.volumes.hdf5_storage import SUFFIXES, split_dataset
 from synbb.volumes.stores import is_remote, split_kind
+from synbb.volumes.streamed import CachedStorage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from synbb.tasks.annotated import AnnotatedVolume, VolumeSettings
+    from synbb.volumes import Volume
+
+Place = tuple[str, str]
+Names = frozenset[Place]
+"""Places that one volume goes by: what was written, and the array that was opened there. Empty for no volume."""
 
 
-def place_of(path: str) -> tuple[str, str]:
-    """File and dataset in it, however the path to the file is written."""
+def place_of(path: str) -> Place:
+    """File and dataset in it, however the path to the file is written; an array in a folder is a folder itself."""
     _, place = split_kind(path)
-    if is_remote(place):
-        return place.rstrip("/"), ""
-    file, dataset = split_dataset(place)
-    return str(Path(file).resolve()), dataset or ""
+    return _place(*split_dataset(place))
+
+
+def _place(file: str, dataset: str | None) -> Place:
+    if dataset and not file.lower().endswith(SUFFIXES):
+        file, dataset = f"{file}/{dataset}", None
+    where = file.rstrip("/") if is_remote(file) else str(Path(file).resolve())
+    return where, dataset or ""
+
+
+def _written(path: str | None) -> Names:
+    return frozenset() if path is None else frozenset({place_of(path)})
+
+
+def _opened(volume: Volume | None) -> Names:
+    """The array of a volume's finest level: an image and its first array, say, are one place."""
+    if volume is None:
+        return frozenset()
+    storage = volume.storage.original.storage if isinstance(volume.storage, CachedStorage) else volume.storage
+    file = getattr(storage, "path", None)  # what lies in memory has none
+    return frozenset() if file is None else frozenset({_place(file, getattr(storage, "dataset", None))})
 
 
 @dataclass(frozen=True)
@@ -34,13 +57,17 @@ class Part:
 
     Attributes:
         settings: the entry.
-        raw: its grey volume, by :func:`place_of`.
+        raw: places of its grey volume.
+        labels: of its labels.
+        mask: of its mask.
         regions: annotated boxes, voxels of raw; none where they are not known before the volume is opened.
         voxel_size: of raw, nm; None before it is opened.
     """
 
     settings: VolumeSettings
-    raw: tuple[str, str]
+    raw: Names
+    labels: Names
+    mask: Names
     regions: tuple[Box, ...]
     voxel_size: Nanometres | None = None
 
@@ -55,18 +82,26 @@ class Part:
             regions = tuple(map(Box.parse, settings.regions))
         except SynbbError as error:
             raise SynbbError(f"data.volumes {settings.name!r}: {error}") from None
-        return cls(settings, place_of(settings.raw), regions)
+        labels, mask = settings.annotation
+        return cls(settings, _written(settings.raw), _written(labels), _written(mask), regions)
 
     @classmethod
     def opened(cls, volume: AnnotatedVolume) -> Part:
         """As the files say."""
         regions = tuple(region.translate(volume.extent.start) for region in volume.regions)
-        return cls(volume.settings, place_of(volume.raw.path), regions, volume.raw.voxel_size)
+        named = cls.named(volume.settings)
+        return replace(
+            named,
+            raw=named.raw | _opened(volume.raw),
+            labels=named.labels | _opened(volume.labels),
+            mask=named.mask | _opened(volume.mask),
+            regions=regions,
+            voxel_size=volume.raw.voxel_size,
+        )
 
-    @property
-    def annotation(self) -> tuple[tuple[str, str] | None, ...]:
-        """Labels and mask: two annotations of one place are no repetition."""
-        return tuple(None if path is None else place_of(path) for path in (self.settings.labels, self.settings.mask))
+    def annotated_as(self, other: Part) -> bool:
+        """Whether labels and mask are the same: two annotations of one place are no repetition."""
+        return _same(self.labels, other.labels) and _same(self.mask, other.mask)
 
     def __str__(self) -> str:
         return f"{self.settings.name!r} ({self.settings.split})"
@@ -101,7 +136,7 @@ def check_named_once(parts: Sequence[Part]) -> None:
                     "leave out what they share in one of them"
                 )
     for one, other in combinations(parts, 2):
-        same = one.settings.split == other.settings.split and one.annotation == other.annotation
+        same = one.settings.split == other.settings.split and one.annotated_as(other)
         common = _common(one, other) if same else None
         if common is not None:
             raise SynbbError(
@@ -121,7 +156,7 @@ def missing_guards(parts: Sequence[Part], halo: Triple, working: Nanometres) -> 
     lines = []
     for one, other in combinations(parts, 2):
         size = one.voxel_size or other.voxel_size
-        if one.settings.split == other.settings.split or one.raw != other.raw or size is None:
+        if one.settings.split == other.settings.split or not _same(one.raw, other.raw) or size is None:
             continue
         view = triple([round(h * w / s) for h, w, s in zip(halo, working, size, strict=True)])
         for first, second in product(one.regions, other.regions):
@@ -144,9 +179,13 @@ def _axis_between(first: Box, second: Box) -> int:
     return max(apart, key=lambda axis: first.gap(second, axis))
 
 
+def _same(one: Names, other: Names) -> bool:
+    return one == other or not one.isdisjoint(other)
+
+
 def _common(one: Part, other: Part) -> Box | None:
     """Voxels that both name, the first that are found."""
-    if one.raw != other.raw:
+    if not _same(one.raw, other.raw):
         return None
     shared = (first.intersect(second) for first, second in product(one.regions, other.regions))
     return next((box for box in shared if box is not None), None)

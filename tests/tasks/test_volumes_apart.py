@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
-from tiny import VOXEL, config, settings, write_pair
+from tiny import VOXEL, config, grey_and_labels, settings, write_pair
 
 from synbb.errors import SynbbError
 from synbb.tasks.annotated import VolumeSettings
 from synbb.tasks.volumes_apart import Part, missing_guards, place_of
 from synbb.training import make_task
-from synbb.volumes import Box
 
 
 @pytest.fixture
@@ -38,6 +39,8 @@ def test_a_place_is_one_however_it_is_written(folder: Path) -> None:
     assert place_of(f"{folder}/./a.h5:volumes/raw") == place_of(f"{folder}/a.h5:/volumes/raw")
     assert place_of(f"{folder}/a.h5:raw") != place_of(f"{folder}/a.h5:other")
     assert place_of("s3://bucket/raw.zarr/") == place_of("s3://bucket/raw.zarr")
+    assert place_of(f"{folder}/a.zarr:/0") == place_of(f"{folder}/a.zarr/0/") != place_of(f"{folder}/a.zarr")
+    assert place_of("s3://bucket/raw.zarr:0") == place_of("s3://bucket/raw.zarr/0")
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -59,13 +62,34 @@ def test_splits_of_one_file_in_two_spellings_are_compared(folder: Path) -> None:
 )
 def test_splits_that_touch_want_a_guard_where_they_do(folder: Path, region: str, axis: str, view: int) -> None:
     entries = [{**_first(folder), "regions": ["0:8,0:32,0:64"]}, {"split": "test", "regions": [region]}]
-    parts = [
-        Part(VolumeSettings(**{**_first(folder), **each}), ("raw.zarr", ""), (Box.parse(each["regions"][0]),), VOXEL)
-        for each in entries
-    ]
+    parts = [replace(Part.named(VolumeSettings(**{**_first(folder), **each})), voxel_size=VOXEL) for each in entries]
     for pair in (parts, parts[::-1]):
         (line,) = missing_guards(pair, (4, 19, 21), VOXEL)
         assert f"lie 0 voxels apart along {axis}, and the network sees {view}: " in line
+
+
+@pytest.mark.parametrize("array", ["/0", ":0", ":/0"])
+def test_an_image_and_its_array_are_one_volume(folder: Path, array: str) -> None:
+    other = {"name": "b", "split": "test", "raw": f"{folder}/raw.zarr{array}"}
+    with pytest.raises(SynbbError, match=r"'top' \(train\) and 'b' \(test\) share voxels 0:8,0:32,0:64"):
+        prepared(folder, {}, other)
+    with pytest.raises(SynbbError, match=r"'top' \(train\) and 'b' \(test\) share voxels 0:8,0:32,0:64"):
+        prepared(folder, {}, {**other, "labels": f"{folder}/absent.zarr"})
+    again = {"name": "b", "regions": ["0:8,30:64,0:64"]}
+    with pytest.raises(SynbbError, match=r"both name voxels 0:8,30:32,0:64"):
+        prepared(folder, {}, {**again, "labels": f"{folder}/labels.zarr{array}"})
+    lines = prepared(folder, {}, {**other, "regions": ["0:8,33:64,0:64"]})
+    assert any("top (train) and b (test) lie 1 voxels apart along y" in line for line in lines)
+
+
+def test_datasets_of_hdf5_are_the_ones_that_are_read(folder: Path) -> None:
+    raw, labels = grey_and_labels()
+    with h5py.File(folder / "a.h5", "w") as file:
+        for name, array in (("volumes/raw", raw), ("volumes/labels/clefts", labels)):
+            file.create_dataset(name, data=array).attrs["resolution"] = (40.0, 8.0, 8.0)
+    part = {"raw": f"{folder}/a.h5", "labels": f"{folder}/a.h5"}
+    with pytest.raises(SynbbError, match=r"'top' \(train\) and 'b' \(test\) share voxels 0:8,0:32,0:64"):
+        prepared(folder, part, {**part, "name": "b", "split": "test", "raw": f"{folder}/a.h5:volumes/raw"})
 
 
 def test_regions_are_compared_in_voxels_of_the_file(folder: Path) -> None:
