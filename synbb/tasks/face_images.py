@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -39,6 +40,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[Annotated[int, Field(ge=0)], PositiveInt]
 
 Split = Literal["train", "validation", "test"]
+Several = Literal["split", "folder"]
 
 
 class FaceFolder(Settings):
@@ -220,7 +222,13 @@ def standardised(image: Tensor) -> Tensor:
 
 
 def choose(
-    folders: Sequence[FaceFolder], split: str, reader: FaceReader, *, skip_bad: bool, pairs: bool, decode: bool = True
+    folders: Sequence[FaceFolder],
+    split: str,
+    reader: FaceReader,
+    *,
+    skip_bad: bool,
+    several: Several | None,
+    decode: bool = True,
 ) -> Chosen:
     """The images of a split.
 
@@ -229,7 +237,8 @@ def choose(
         split: whose images are wanted.
         reader: reads them.
         skip_bad: leave out images that do not decode and identities with one image, instead of refusing them.
-        pairs: whether an identity with one image is useless.
+        several: where an identity needs two images: in the split to be learnt, in one folder to make a genuine pair;
+            nowhere when None.
         decode: whether each image is decoded once, to see that it can be.
 
     Raises:
@@ -239,15 +248,16 @@ def choose(
     faces: list[FaceImage] = []
     sources: list[int] = []
     skipped: list[str] = []
-    places = {folder: place for place, folder in enumerate(dict.fromkeys(entry.folder for entry in folders))}
-    named = [(entry.folder, entry.faces()) for entry in folders if entry.split == split]
+    there = dict.fromkeys(Path(entry.folder).resolve() for entry in folders)  # one however it is written
+    places = {folder: place for place, folder in enumerate(there)}
+    named = [(Path(entry.folder).resolve(), entry.faces()) for entry in folders if entry.split == split]
     check_named_once("data.images", split, (face.path for _, found in named for face in found))
     for folder, found in named:
         read = [face for face in found if not decode or _reads(reader, face.path, skipped if skip_bad else None)]
         faces += read
         sources += [places[folder]] * len(read)
-    if pairs:
-        faces, sources = _without_lonely(faces, sources, skipped if skip_bad else None)
+    if several is not None:
+        faces, sources = _without_lonely(faces, sources, several, skipped if skip_bad else None)
     if any(entry.split == split for entry in folders) and not faces:
         raise SynbbError(f"data.images: none of the {len(skipped)} images of split {split} can be used: {skipped[0]}")
     return Chosen(tuple(faces), np.array(sources, np.int64), tuple(skipped))
@@ -265,23 +275,23 @@ def _reads(reader: FaceReader, path: Path, skipped: list[str] | None) -> bool:
 
 
 def _without_lonely(
-    faces: list[FaceImage], sources: list[int], skipped: list[str] | None
+    faces: list[FaceImage], sources: list[int], several: Several, skipped: list[str] | None
 ) -> tuple[list[FaceImage], list[int]]:
-    """Identities with two images and more."""
-    count: dict[str, int] = {}
-    for face in faces:
-        count[face.identity] = count.get(face.identity, 0) + 1
-    lonely = [face for face in faces if count[face.identity] == 1]
+    """Identities with two images and more, in the split or in a folder."""
+    where, use = ("", "teaches no identity") if several == "split" else (" in its folder", "makes no pair")
+    owners = [(face.identity, 0 if several == "split" else source) for face, source in zip(faces, sources, strict=True)]
+    count = Counter(owners)
+    lonely = [face for face, owner in zip(faces, owners, strict=True) if count[owner] == 1]
     if lonely and skipped is None:
         others = f" (and {len(lonely) - 1} more)" if len(lonely) > 1 else ""
         raise SynbbError(
-            f"{lonely[0].path} is the only image of {lonely[0].identity}{others}: it makes no pair and "
-            "teaches no identity; add images, leave it out, or pass data.on_bad=skip"
+            f"{lonely[0].path} is the only image of {lonely[0].identity}{where}{others}: it {use}; add images, leave "
+            "it out, or pass data.on_bad=skip"
         )
     if skipped is not None:
-        skipped += [f"{face.path} is the only image of {face.identity}" for face in lonely]
-    kept = [(face, source) for face, source in zip(faces, sources, strict=True) if count[face.identity] > 1]
-    return [face for face, _ in kept], [source for _, source in kept]
+        skipped += [f"{face.path} is the only image of {face.identity}{where}" for face in lonely]
+    kept = [place for place, owner in enumerate(owners) if count[owner] > 1]
+    return [faces[place] for place in kept], [sources[place] for place in kept]
 
 
 def listed_pairs(file: str, named: Chosen, chosen: Chosen) -> tuple[NDArray[np.int64], list[str]]:

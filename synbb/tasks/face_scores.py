@@ -144,7 +144,7 @@ def check_pairs(split: str, chosen: Chosen, pairs: Integers | None = None) -> No
 
     Args:
         split: for the message.
-        chosen: its images, several of each identity where no pairs are listed.
+        chosen: its images.
         pairs: (n, 2) those that are compared; all within one source by default.
 
     Raises:
@@ -152,8 +152,9 @@ def check_pairs(split: str, chosen: Chosen, pairs: Integers | None = None) -> No
     """
     owner = chosen.owners()
     if pairs is None:
-        genuine, listed = True, ""
-        impostor = any(len(np.unique(owner[chosen.sources == each])) > 1 for each in np.unique(chosen.sources))
+        images = [np.bincount(owner[chosen.sources == each]) for each in np.unique(chosen.sources)]
+        genuine = any(each.max() > 1 for each in images)
+        impostor, listed = any(np.count_nonzero(each) > 1 for each in images), ""
     else:
         same = owner[pairs[:, 0]] == owner[pairs[:, 1]]
         genuine, impostor, listed = bool(same.any()), not same.all(), " in data.pairs"

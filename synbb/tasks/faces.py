@@ -33,6 +33,7 @@ from synbb.tasks.face_images import (
     FaceFolder,
     FaceReader,
     PositiveInt,
+    Several,
     changed,
     choose,
     face_augmentation,
@@ -187,9 +188,12 @@ class FacesTask:
         self._names = list(facts["identities"])
 
     def _choose(self, split: str, *, decode: bool = True) -> Chosen:
-        pairs = split == "train" or (self._data.protocol == "verification" and self._data.pairs is None)
+        several: Several | None = "split" if split == "train" else None
+        if self._data.protocol == "verification" and split != "train":
+            listed = split == "test" and self._data.pairs is not None
+            several = None if listed else "folder"
         skip_bad = self._data.on_bad == "skip"
-        return choose(self._data.images, split, self._reader, skip_bad=skip_bad, pairs=pairs, decode=decode)
+        return choose(self._data.images, split, self._reader, skip_bad=skip_bad, several=several, decode=decode)
 
     def _checked_test(self, *, decode: bool) -> tuple[Chosen, NDArray[np.int64] | None, list[str]]:
         """The test images, the listed pairs of them, and a line on pairs that are left out.
@@ -216,6 +220,12 @@ class FacesTask:
         taken = {other: [face.path for face in images.faces] for other, images in others.items()}
         check_files_apart("data.images", split, [face.path for face in chosen.faces], taken)
         known = set(self._names)
+        if self._data.protocol == "open_set" and chosen.faces and known.isdisjoint(chosen.identities):
+            raise SynbbError(
+                f"data.images: {chosen.faces[0].path} and all other images of split {split} show strangers, and nobody "
+                "who is trained on: nobody could be named; add other images of known people, or choose protocol: "
+                "verification"
+            )
         for face in chosen.faces:
             if self._data.protocol == "verification" and face.identity in known:
                 raise SynbbError(

@@ -493,3 +493,60 @@ def test_listed_pairs_are_of_both_kinds(folder: Path, tmp_path: Path, lines: str
     listed.write_text(f"{lines}\n")
     with pytest.raises(SynbbError, match=rf"compares {missing}, and split test has none in data\.pairs; choose others"):
         prepared(images, protocol="verification", pairs=str(listed))
+
+
+def sessions(folder: Path, people: dict[str, list[int]]) -> Path:
+    """One image each of these people of the phantom, in folders by session."""
+    for session, numbers in people.items():
+        for number in numbers:
+            (folder / session / f"q{number}").mkdir(parents=True)
+            Image.fromarray(np.full(SIZE, 10 * number, np.uint8)).save(folder / session / f"q{number}" / "0.png")
+    return folder
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_genuine_pairs_are_of_one_folder(folder: Path, tmp_path: Path, split: str) -> None:
+    """Somebody with one image in each of two folders makes no pair, for pairs are made within a folder."""
+    people = sessions(tmp_path, {"s1": [0, 1], "s2": [0, 1]})
+    images = [*entries(folder, train={}), *({"folder": str(people / name), "split": split} for name in ("s1", "s2"))]
+    alone = r"s1.q0.0\.png is the only image of q0 in its folder \(and 3 more\): it makes no pair; add images"
+    with pytest.raises(SynbbError, match=alone):
+        prepared(images, protocol="verification")
+    with pytest.raises(SynbbError, match=rf"none of the 4 images of split {split} can be used: .* of q0 in its folder"):
+        prepared(images, protocol="verification", on_bad="skip")
+    Image.fromarray(np.zeros(SIZE, np.uint8)).save(people / "s1" / "q0" / "1.png")
+    Image.fromarray(np.ones(SIZE, np.uint8)).save(people / "s1" / "q1" / "1.png")
+    lines = made(images, protocol="verification", on_bad="skip").prepare()
+    assert f"{split}: 4 images of 2 identities" in lines
+    assert any(line.startswith(f"{split}: 2 images left out: ") and "of q0 in its folder" in line for line in lines)
+
+
+def test_an_identity_is_learnt_from_one_image_in_each_of_two_folders(tmp_path: Path) -> None:
+    people = sessions(tmp_path, {"s1": [0, 1], "s2": [0, 1]})
+    task = prepared([{"folder": str(people / name), "split": "train"} for name in ("s1", "s2")])
+    assert task._names == ["q0", "q1"]
+
+
+def test_a_list_of_pairs_is_of_the_test_split_alone(folder: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "pairs.txt"
+    listed.write_text("p05 1 2\np05 1 p06 1\n")
+    parts = {"train": {"identities": [0, 2]}, "test": {"identities": [4, 6]}}
+    lonely = entries(folder, **parts, validation={"identities": [2, 4], "images": [0, 1]})
+    with pytest.raises(SynbbError, match=r"p03.01\.png is the only image of p03 in its folder \(and 1 more\)"):
+        prepared(lonely, protocol="verification", pairs=str(listed))
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_an_open_set_of_strangers_alone_is_refused_before_training(folder: Path, split: str) -> None:
+    images = entries(folder, train={"identities": [0, 3], "images": [0, 3]}, **{split: {"identities": [3, 6]}})
+    with pytest.raises(SynbbError, match=rf"p04.01\.png and all other images of split {split} show strangers"):
+        prepared(images, protocol="open_set")
+
+
+def test_a_folder_is_one_however_it_is_written(folder: Path) -> None:
+    """Pairs across two parts of one folder are made, for it is one folder."""
+    people = {"identities": [3, 6]}
+    images = entries(folder, train={"identities": [0, 3]}, test={**people, "images": [0, 1]})
+    images.append({"folder": f"{folder}/../{folder.name}/", "split": "test", **people, "images": [1, 2]})
+    _, found = scored(images, protocol="verification")
+    assert found.resampled["roc_auc"].parts["identities"].sum() == 15
