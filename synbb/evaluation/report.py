@@ -92,13 +92,18 @@ def write_files(
     where = prepare_folder(folder)
     text = json.dumps(stated, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     # First, for it says whose the others are: a report that was cut short can be written again.
-    replace_file(where / SCORES, text.encode())
-    given = {**(files or {}), "report.html": html.encode()}
+    replace_file(where / SCORES, _encoded(text))
+    given = {**(files or {}), "report.html": _encoded(html)}
     for file in _files(where):
         if file.name not in given and file.name != SCORES:
             file.unlink()
     for name, content in given.items():
         replace_file(where / name, content)
+
+
+def _encoded(text: str) -> bytes:
+    """UTF-8; bytes of names that are none are escaped, in JSON so that they are read back as they were."""
+    return text.encode(errors="backslashreplace")
 
 
 def _files(where: Path) -> list[Path]:

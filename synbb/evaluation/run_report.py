@@ -56,7 +56,8 @@ def write_run_scores(folder: Path, result: Mapping[str, Any], cases: Cases | Non
         RunEnded: the disk is full.
     """
     stated = {"schema_version": SCHEMA_VERSION, **result}
-    files = {} if cases is None else {CASES: csv_text(*cases).encode()}
+    # Names of files that are no UTF-8, as Linux allows, stand in a table as they are on the disk.
+    files = {} if cases is None else {CASES: csv_text(*cases).encode(errors="surrogateescape")}
     write_files(folder, stated, run_page(stated, cases), files)
 
 

@@ -58,11 +58,15 @@ def check_named_once(key: str, split: str, paths: Iterable[Path]) -> None:
 
 
 def left_out(split: str, what: str, skipped: Sequence[str]) -> list[str]:
-    """A line that says how many files of a split cannot be used, and why; none when there are none."""
+    """A line that says how many files of a split cannot be used, and why; none when there are none.
+
+    It can be printed: bytes of names that are no UTF-8, as Linux allows, are escaped.
+    """
     if not skipped:
         return []
     more = f"; and {len(skipped) - SHOWN} more" if len(skipped) > SHOWN else ""
-    return [f"{split}: {counted(len(skipped), what)} left out: {'; '.join(skipped[:SHOWN])}{more}"]
+    shown = "; ".join(skipped[:SHOWN]).encode(errors="backslashreplace").decode()
+    return [f"{split}: {counted(len(skipped), what)} left out: {shown}{more}"]
 
 
 def evenly(count: int, among: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -51,6 +52,15 @@ def test_cases_are_written_and_go_with_the_next_report(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "scores.json").read_text()) == {"schema_version": 1, **RESULT}
     write_run_scores(tmp_path, RESULT)
     assert {file.name for file in tmp_path.iterdir()} == {"scores.json", "report.html"}
+
+
+def test_names_of_files_that_are_no_utf8_are_written(tmp_path: Path) -> None:
+    name = os.fsdecode(b"J\xf6rg/1.png")
+    result = RESULT | {"notes": [f"test: 1 image left out: {name}"]}
+    write_run_scores(tmp_path, result, (["image", "shows"], [[name, "x"]]))
+    assert (tmp_path / "cases.csv").read_bytes() == b"image,shows\nJ\xf6rg/1.png,x\n"
+    assert json.loads((tmp_path / "scores.json").read_bytes())["notes"] == result["notes"]
+    assert "left out: J\\udcf6rg/1.png" in (tmp_path / "report.html").read_text()
 
 
 def test_sections_in_the_folder_stay(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,8 @@ def test_what_is_left_out_is_counted_and_some_of_it_named() -> None:
     (line,) = left_out("test", "utterance", many)
     assert line == f"test: 7 utterances left out: {'; '.join(many[:SHOWN])}; and 2 more"
     assert counted(12000, "file") == "12,000 files"
+
+
+def test_a_line_on_files_left_out_can_be_printed() -> None:
+    (line,) = left_out("test", "image", [os.fsdecode(b"J\xf6rg/1.png is empty")])
+    assert line.encode() == b"test: 1 image left out: J\\udcf6rg/1.png is empty"
