@@ -247,6 +247,11 @@ def shorter(lengths: Size) -> Size:
     return (lengths + 1) // 2
 
 
+def least_frames(positions: int) -> int:
+    """Fewest frames of which an :class:`Encoder` makes so many positions: the last one may stand for a single frame."""
+    return REDUCTION * (positions - 1) + 1
+
+
 def heard_positions(lengths: Tensor, mels: int, frames: int, *, over_bands: bool) -> dict[str, Tensor]:
     """Positions of an :class:`Encoder` that are no padding, as :data:`synbb.pruning.observing.Valid` has them.
 

@@ -29,6 +29,7 @@ from synbb.models.speech_transformer import (
     SpeechTransformer,
     build_speech_transformer,
     heard_positions,
+    least_frames,
 )
 from synbb.pruning.resampling import Resampled
 from synbb.schema import Settings
@@ -194,7 +195,7 @@ class SpeechTask:
         return characters_of(texts) if wanted.kind == "characters" else Subwords.learn(texts, wanted.size)
 
     def _writable(self, chosen: Chosen) -> Chosen:
-        return writable(chosen, self._vocabulary, REDUCTION, skip_bad=self._data.on_bad == "skip")
+        return writable(chosen, self._vocabulary, least_frames, skip_bad=self._data.on_bad == "skip")
 
     def _check_apart(self, split: str, chosen: Chosen) -> None:
         """Refuse files, and speakers, of one split in another."""

@@ -16,7 +16,7 @@ from synbb.tasks.speech_text import Case, normalised
 from synbb.tasks.splits import check_named_once, counted, left_out
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from synbb.tasks.speech_features import FeatureReader
     from synbb.tasks.speech_text import Vocabulary
@@ -196,13 +196,13 @@ def _refuse(error: SynbbError, skipped: list[str] | None) -> None:
     skipped.append(str(error))
 
 
-def writable(chosen: Chosen, vocabulary: Vocabulary, least_frames: int, *, skip_bad: bool) -> Chosen:
+def writable(chosen: Chosen, vocabulary: Vocabulary, least_frames: Callable[[int], int], *, skip_bad: bool) -> Chosen:
     """The utterances whose transcripts the network can write.
 
     Args:
         chosen: of a split.
         vocabulary: what can be written.
-        least_frames: frames that a token needs.
+        least_frames: fewest frames that give a number of positions.
         skip_bad: leave others out, instead of refusing them.
 
     Raises:
@@ -222,14 +222,14 @@ def writable(chosen: Chosen, vocabulary: Vocabulary, least_frames: int, *, skip_
     return Chosen(tuple(kept), tuple(skipped))
 
 
-def _unwritable(each: Heard, vocabulary: Vocabulary, least_frames: int) -> str | None:
+def _unwritable(each: Heard, vocabulary: Vocabulary, least_frames: Callable[[int], int]) -> str | None:
     unknown = vocabulary.unknown(each.text)
     if unknown:
         return (
             f"{each.utterance.path}: its transcript {each.text!r} holds {', '.join(map(repr, unknown))}, not in the "
             "alphabet of the training transcripts"
         )
-    needed = least_frames * needed_positions(vocabulary.encode(each.text))
+    needed = least_frames(needed_positions(vocabulary.encode(each.text)))
     if each.frames < needed:
         return (
             f"{each.utterance.path}: {each.frames} frames ({each.seconds:.2f} s) are too short for its transcript "

@@ -6,6 +6,7 @@ import csv
 import shutil
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from synbb.datasets.audio_folders import Utterance
 from synbb.datasets.phantom_speech import SpeechPhantom, write_phantom_speech
 from synbb.errors import SynbbError
-from synbb.models.speech_transformer import REDUCTION, heard_positions, shorter, within
+from synbb.models.speech_transformer import REDUCTION, heard_positions, least_frames, shorter, within
 from synbb.tasks.base import PredictsFiles
 from synbb.tasks.speech import IGNORED, SpeechTask
-from synbb.tasks.speech_corpus import CorpusPart, needed_positions
+from synbb.tasks.speech_corpus import Chosen, CorpusPart, Heard, needed_positions, writable
+from synbb.tasks.speech_text import Characters
 from synbb.tasks.transcribing import SCORES_AT_ONCE, SpeechModelSettings, Transcriber
 from synbb.training import make_task
 from synbb.training.config import run_config
@@ -147,7 +150,9 @@ def positions_of(frames: int) -> int:
 def test_what_is_left_of_a_stretched_utterance_fits_its_transcript(tokens: list[int], more: int) -> None:
     frames = SpeechTask._least(tokens) + more
     assert positions_of(frames) >= needed_positions(tokens)
-    assert positions_of(REDUCTION * needed_positions(tokens)) >= needed_positions(tokens)
+    needed = needed_positions(tokens)
+    assert positions_of(least_frames(needed)) == needed
+    assert positions_of(least_frames(needed) - 1) == needed - 1
 
 
 # ---- loss ----
@@ -365,6 +370,14 @@ def test_a_transcript_longer_than_its_audio_is_named(own: Path) -> None:
     rewrite(own, rows)
     with pytest.raises(SynbbError, match=r"are too short for its transcript"):
         prepared(parts(own))
+
+
+def test_the_last_position_may_stand_for_a_single_frame() -> None:
+    nine = Chosen((Heard(Utterance(Path("a.wav"), None, "TWO"), 9, 0.1),))
+    assert writable(nine, Characters("OTW"), least_frames, skip_bad=False).texts == ["TWO"]
+    eight = Chosen((replace(nine.heard[0], frames=8),))
+    with pytest.raises(SynbbError, match=r"8 frames \(0.10 s\) are too short for its transcript 'TWO', which needs 9"):
+        writable(eight, Characters("OTW"), least_frames, skip_bad=False)
 
 
 @pytest.mark.parametrize("whole", [True, False])
