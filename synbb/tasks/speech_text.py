@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import unicodedata
 import zlib
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -21,9 +22,14 @@ Case = Literal["upper", "lower", "keep"]
 
 
 def normalised(text: str, case: Case) -> str:
-    """``text`` in one case, its words one space apart."""
-    words = APART.join(text.split())
-    return words if case == "keep" else words.upper() if case == "upper" else words.lower()
+    """``text`` in one case, accents composed (Unicode's NFC), its words one space apart."""
+    words = APART.join(_composed(text).split())
+    # Again: a change of case may take a letter apart.
+    return _composed(words if case == "keep" else words.upper() if case == "upper" else words.lower())
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 class Vocabulary(Protocol):

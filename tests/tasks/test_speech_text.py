@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +24,14 @@ def test_one_case_and_single_spaces():
     assert normalised("  Go\tto  Ä ", "upper") == "GO TO Ä"
     assert normalised("Go On", "lower") == "go on"
     assert normalised("Go  On", "keep") == "Go On"
+
+
+@pytest.mark.parametrize("case", ["upper", "lower", "keep"])
+@pytest.mark.parametrize("text", ["é café", "ΐ ά", "ḯ"])
+def test_a_letter_is_one_however_its_accents_are_stored(case, text):
+    composed, apart = (normalised(unicodedata.normalize(form, text), case) for form in ("NFC", "NFD"))
+    assert composed == apart == unicodedata.normalize("NFC", composed)
+    assert characters_of([composed]).unknown(apart) == ""
 
 
 @given(st.lists(st.text(alphabet="AB' É", min_size=1), min_size=1))
