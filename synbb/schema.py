@@ -18,13 +18,13 @@ LONGEST_VALUE = 200
 
 
 class Settings(BaseModel):
-    """Base of every settings model: frozen, no unknown keys, defaults checked too.
+    """Base of every settings model: frozen, no unknown keys, finite numbers, defaults checked too.
 
     Attributes:
         BEFORE: of keys that were added when runs had been stored, what runs without them did.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
     BEFORE: ClassVar[dict[str, Any]] = {}
 
 

@@ -68,6 +68,12 @@ def test_every_problem_is_told_once() -> None:
     assert "inner.depth" in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_numbers_are_finite(value: float) -> None:
+    with pytest.raises(SynbbError, match=r"f.yaml: inner.width = -?(inf|nan): Input should be a finite number"):
+        validated(Outer, {"name": "a", "inner": {"width": value}}, "f.yaml")
+
+
 def test_long_values_are_not_repeated() -> None:
     with pytest.raises(SynbbError) as caught:
         validated(Outer, {"name": ["x" * 500]}, "f.yaml")
