@@ -147,7 +147,7 @@ def _verify(dataset: Dataset, folder: Path) -> list[str]:
         case FolderTree():
             return verify_folder(dataset, folder)
         case Phantom():
-            return _verify_phantom(folder)
+            return _verify_phantom(folder, PhantomSpec.from_dict(dataset.spec))
         case PhantomFaces():
             count = verify_phantom_faces(folder, FacePhantom.from_dict(dataset.spec))
             return [f"{count} images: every pixel as the spec gives it"]
@@ -156,9 +156,15 @@ def _verify(dataset: Dataset, folder: Path) -> list[str]:
             return [f"{count} utterances: every sample and word as the spec gives it"]
 
 
-def _verify_phantom(folder: Path) -> list[str]:
+def _verify_phantom(folder: Path, spec: PhantomSpec) -> list[str]:
     """Make the phantom anew from its spec, block by block, and compare every voxel."""
-    spec = read_spec(folder)
+    found = read_spec(folder).to_dict()
+    for key, value in spec.to_dict().items():
+        if found[key] != value:
+            raise SynbbError(
+                f"{folder}: another phantom, whose {key} is {found[key]}; that of the dataset is {value}. Move it "
+                "elsewhere, or give another folder of datasets with --to"
+            )
     stored = {name: open_volume(folder / name) for name in ("raw.zarr", "synapses.zarr")}
     for name, volume in stored.items():
         if volume.shape != spec.shape:

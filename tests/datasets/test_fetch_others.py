@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 import pytest
+import zarr
 from typer.testing import CliRunner
 
 from synbb.cli.data import app
 from synbb.datasets import fetch, load_manifest, verify
 from synbb.datasets.checksums import tree_of
 from synbb.datasets.manifest import Dataset, FolderTree, Phantom, PhantomSpeech, Source
-from synbb.datasets.phantom import PhantomSpec, render
+from synbb.datasets.phantom import PhantomSpec, render, write_phantom
 from synbb.datasets.phantom_speech import SpeechPhantom, verify_phantom_speech
 from synbb.errors import SynbbError
 from synbb.volumes import open_volume
@@ -172,10 +173,19 @@ def test_the_phantom_is_made_and_verified(tmp_path: Path) -> None:
     assert fetch("phantom", to=tmp_path, manifest=manifest).current
     with pytest.raises(SynbbError, match="itself"):
         fetch("phantom", source=tmp_path, to=tmp_path / "other", manifest=manifest)
-    record = tmp_path / "phantom/phantom.yaml"
-    record.write_text(record.read_text().replace("seed: 0", "seed: 1"))
+    raw = zarr.open_array(tmp_path / "phantom/raw.zarr/0", mode="r+")
+    raw[0, 0, 0] = 255 - raw[0, 0, 0]
     with pytest.raises(SynbbError, match="differs from what its spec gives"):
         verify("phantom", to=tmp_path, manifest=manifest)
+
+
+def test_another_phantom_is_not_the_dataset(tmp_path: Path) -> None:
+    write_phantom(tmp_path / "phantom", PhantomSpec(shape=(3, 64, 64), seed=99))
+    entry = load_manifest()["phantom"]
+    manifest: dict[str, Dataset] = {"phantom": entry.model_copy(update={"spec": {"shape": [3, 64, 64], "seed": 7}})}
+    for check in (fetch, verify):
+        with pytest.raises(SynbbError, match=r"phantom: another phantom, whose seed is 99; that of the dataset is 7"):
+            check("phantom", to=tmp_path, manifest=manifest)
 
 
 def test_the_phantom_speech_is_made_and_verified(tmp_path: Path) -> None:
