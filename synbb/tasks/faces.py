@@ -130,6 +130,7 @@ class FacesTask:
         self._names: list[str] = []
         self._train = self._validation = Chosen((), np.zeros(0, np.int64))
         self._epochs: Epochs  # since the images are there
+        self._alone: str | None = None
 
     # ---- data ----
 
@@ -166,22 +167,30 @@ class FacesTask:
                 lines.append("no strangers in validation: the threshold is that of pairs, and names more strangers")
         else:
             lines.append("no entry has split: validation: nothing is validated and no threshold is chosen")
-        self._check_batch()
+        self._alone = self._fault_alone()
+        self._check_share(1)
         test, _, _ = self._checked_test(decode=False)
         return [*lines, *(told("test", test) if test.faces else [])]
 
-    def _check_batch(self) -> None:
-        """Refuse batches of one image of which the last stage sees a single position: its batch norm has one value."""
-        if self._batch_size > 1:
-            return
-        with torch.random.fork_rng(devices=()), torch.no_grad():  # weights of the run are drawn as ever
+    def _fault_alone(self) -> str | None:
+        """Why the network cannot be trained on one image: its last stage sees one position, batch norm one value."""
+        with torch.device("meta"), torch.no_grad():  # shapes alone: no weight of the run is drawn
             try:
                 self.build_model().train()(self.example_inputs())
             except ValueError as error:
-                raise SynbbError(
-                    f"training.batch_size 1: of an image of {list(self._data.size)} (data.size) the network cannot be "
-                    f"trained ({error}); give a batch of 2 images at least, or larger ones"
-                ) from None
+                return str(error)
+        return None
+
+    def _check_share(self, world_size: int) -> None:
+        """Refuse shares of one image where the network cannot be trained on them."""
+        if self._alone is None or self._batch_size > world_size:
+            return
+        shared = f" on {world_size} devices, one image each" if world_size > 1 else ""
+        raise SynbbError(
+            f"training.batch_size {self._batch_size}{shared}: of an image of {list(self._data.size)} (data.size) the "
+            f"network cannot be trained ({self._alone}); give a batch of {2 * world_size} images at least, or larger "
+            "ones"
+        )
 
     def restore(self, facts: dict[str, Any]) -> None:
         """Be ready to build the network and to embed images without the data of the run; see the facts of a run."""
@@ -240,7 +249,12 @@ class FacesTask:
                 )
 
     def batch(self, step: int, rank: int, world_size: int) -> Batch:
-        """Images (batch, 1, y, x) and identities (batch,) of a step on a rank: epochs of shuffled images."""
+        """Images (batch, 1, y, x) and identities (batch,) of a step on a rank: epochs of shuffled images.
+
+        Raises:
+            SynbbError: a share of one image, on which the network cannot be trained.
+        """
+        self._check_share(world_size)
         drawn = self._epochs.drawn(step, rank, world_size)
         images = [
             standardised(

@@ -357,8 +357,15 @@ def test_a_batch_of_one_small_image_is_refused_and_draws_nothing(folder: Path) -
         prepared(images, batch_size=1, size=[16, 16])
     state = torch.get_rng_state()
     prepared(images, batch_size=1)
-    prepared(images, batch_size=2, size=[16, 16])
+    small = prepared(images, batch_size=2, size=[16, 16])
     assert torch.equal(torch.get_rng_state(), state)
+    assert len(small.batch(0, 0, 1).targets) == 2
+    small.build_model().train()(small.batch(0, 0, 1).inputs)
+    with pytest.raises(
+        SynbbError, match=r"batch_size 2 on 2 devices, one image each: of an image of \[16, 16\] .*batch of 4 images"
+    ):
+        small.batch(0, 0, 2)
+    assert len(prepared(images, batch_size=2).batch(0, 1, 2).targets) == 1
 
 
 def test_test_images_are_looked_at_before_training(folder: Path, tmp_path: Path) -> None:
