@@ -149,9 +149,12 @@ class SpeechTask:
         corpora = [each.corpus for each in self._data.corpora]
         check_fetched(self._data.dataset, [each for each in corpora if not Path(each).exists()])
         train, validation = self._choose("train"), self._choose("validation")
-        self._vocabulary = self._make_vocabulary(train.texts)
-        if known is not None and known.get("vocabulary") != self._vocabulary.facts():
-            raise SynbbError("data.corpora: the training transcripts are others than when the run was begun")
+        if known is None:
+            self._vocabulary = self._make_vocabulary(train.texts)
+        else:
+            self._vocabulary = restore_vocabulary(known["vocabulary"])
+            if not self._vocabulary.is_of(train.texts):
+                raise SynbbError("data.corpora: the training transcripts are others than when the run was begun")
         self._train, self._validation = self._writable(train), self._writable(validation)
         lengths = [each.frames for each in self._train.heard]
         self._epochs = Epochs(len(lengths), seed=self._seed, batch_size=self._batch_size, lengths=lengths)

@@ -6,6 +6,7 @@ Token 0 is CTC's blank; symbols follow from 1 on.
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import unicodedata
 import zlib
@@ -51,6 +52,9 @@ class Vocabulary(Protocol):
     def facts(self) -> dict[str, Any]:
         """What :func:`restore_vocabulary` needs, as plain values."""
 
+    def is_of(self, texts: Sequence[str]) -> bool:
+        """Whether it is the vocabulary of these training transcripts."""
+
 
 class Characters:
     """One token a character.
@@ -84,16 +88,21 @@ class Characters:
         """The alphabet."""
         return {"kind": "characters", "alphabet": self._alphabet}
 
+    def is_of(self, texts: Sequence[str]) -> bool:
+        """Whether these transcripts have this alphabet."""
+        return characters_of(texts)._alphabet == self._alphabet
+
 
 class Subwords:
     """Pieces of words by sentencepiece's unigram model (Kudo 2018).
 
     Args:
         model: what sentencepiece has trained.
+        learnt_from: SHA-256 of the transcripts, None where it is not known.
     """
 
-    def __init__(self, model: bytes) -> None:
-        self._model = model
+    def __init__(self, model: bytes, learnt_from: str | None) -> None:
+        self._model, self._learnt_from = model, learnt_from
         self._pieces = _sentencepiece().SentencePieceProcessor(model_proto=model)
 
     @classmethod
@@ -124,7 +133,7 @@ class Subwords:
                 f"data.vocabulary.size={size}: sentencepiece cannot make that many pieces of {len(texts)} training "
                 f"transcripts ({why}); change it, or take data.vocabulary.kind=characters"
             ) from None
-        return cls(found.getvalue())
+        return cls(found.getvalue(), _sha256(texts))
 
     @property
     def size(self) -> int:
@@ -145,8 +154,15 @@ class Subwords:
         return "".join(c for c in dict.fromkeys(text) if c != APART and strange in self._pieces.encode(c))
 
     def facts(self) -> dict[str, Any]:
-        """The model, compressed, as text."""
-        return {"kind": "subwords", "model": base64.b85encode(zlib.compress(self._model, 9)).decode()}
+        """The model, compressed, as text, and the hash of the transcripts."""
+        known = {} if self._learnt_from is None else {"learnt_from": self._learnt_from}
+        return {"kind": "subwords", "model": base64.b85encode(zlib.compress(self._model, 9)).decode(), **known}
+
+    def is_of(self, texts: Sequence[str]) -> bool:
+        """Whether it was learnt from these transcripts, in any order; without their hash it is learnt anew."""
+        if self._learnt_from is None:
+            return self.learn(texts, self.size - 1)._model == self._model
+        return self._learnt_from == _sha256(texts)
 
 
 def end_of(vocabulary: Vocabulary) -> int:
@@ -163,7 +179,12 @@ def restore_vocabulary(facts: dict[str, Any]) -> Vocabulary:
     """The vocabulary of a run, from what it knows."""
     if facts["kind"] == "characters":
         return Characters(facts["alphabet"])
-    return Subwords(zlib.decompress(base64.b85decode(facts["model"])))
+    return Subwords(zlib.decompress(base64.b85decode(facts["model"])), facts.get("learnt_from"))
+
+
+def _sha256(texts: Sequence[str]) -> str:
+    """Of transcripts in any order; none holds a line's end."""
+    return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()
 
 
 def _sentencepiece() -> Any:

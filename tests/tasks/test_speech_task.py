@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import shutil
 import sys
+import zlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +26,7 @@ from synbb.models.speech_transformer import REDUCTION, heard_positions, least_fr
 from synbb.tasks.base import PredictsFiles
 from synbb.tasks.speech import IGNORED, SpeechTask
 from synbb.tasks.speech_corpus import Chosen, CorpusPart, Heard, needed_positions, writable
-from synbb.tasks.speech_text import Characters
+from synbb.tasks.speech_text import Characters, Subwords, restore_vocabulary
 from synbb.tasks.transcribing import SCORES_AT_ONCE, SpeechModelSettings, Transcriber
 from synbb.training import make_task
 from synbb.training.config import run_config
@@ -449,6 +451,28 @@ def test_subwords_are_of_the_training_transcripts(folder: Path) -> None:
     again = made([{"corpus": "gone", "split": "train"}])
     again.restore(task.facts())
     assert again._vocabulary.facts() == task._vocabulary.facts()
+
+
+@pytest.mark.parametrize("stored_before", [False, True])
+def test_a_run_keeps_its_subwords_whatever_compressed_them(
+    own: Path, monkeypatch: pytest.MonkeyPatch, stored_before: bool
+) -> None:
+    pytest.importorskip("sentencepiece")
+    subwords = {"kind": "subwords", "size": 25}
+    facts = prepared(parts(own), vocabulary=subwords).facts()
+    stored = facts["vocabulary"]
+    model = zlib.decompress(base64.b85decode(stored["model"]))
+    stored["model"] = base64.b85encode(zlib.compress(model, 0)).decode()
+    if stored_before:  # without the hash of the transcripts
+        del stored["learnt_from"]
+    else:
+        monkeypatch.setattr(Subwords, "learn", lambda *_: pytest.fail("learnt anew"))
+    task = made(parts(own), vocabulary=subwords)
+    task.prepare(facts)
+    assert task._vocabulary.encode("GO") == restore_vocabulary(stored).encode("GO")
+    rewrite(own, [{**row, "text": f"{row['text']} {row['text'][:3]}"} for row in rows_of(own)])
+    with pytest.raises(SynbbError, match="transcripts are others than when the run was begun"):
+        made(parts(own), vocabulary=subwords).prepare(facts)
 
 
 @pytest.mark.real_data
