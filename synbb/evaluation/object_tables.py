@@ -50,9 +50,9 @@ def measure_objects(
 
     A volume with several label values of more than 8 bits (whole numbers, if they are floats), or one that ``segment``
     wrote, is taken as ids, one object an id; any other is a mask, whose objects are its 26-connected components
-    (:func:`has_ids`). Objects are measured on the region and ``context_nm`` around it, as far as both volumes reach, so
-    that one cut by the region's border has its true centroid and counts if that lies in the region. Voxels that the
-    truth ignores belong to no object of either volume.
+    (:func:`names_objects`). Objects are measured on the region and ``context_nm`` around it, as far as both volumes
+    reach, so that one cut by the region's border has its true centroid and counts if that lies in the region. Voxels
+    that the truth ignores belong to no object of either volume.
 
     Args:
         truth: labels.
@@ -113,13 +113,18 @@ class _Reader:
 
 
 def _reader(volume: Volume, box: Box, block: Triple, anchor: Triple) -> _Reader:
-    if stated_kind(volume) == "objects" or has_ids(volume):
+    if names_objects(volume):
         return _Reader(volume, None)
 
     def read(here: Box) -> tuple[NDArray[np.bool_], None]:
         return foreground_and_valid(volume.read(here))[0], None
 
     return _Reader(volume, find_components(read, box, block, anchor=anchor))
+
+
+def names_objects(volume: Volume) -> bool:
+    """Whether each value of a volume is an object: one that ``segment`` wrote, or ids (:func:`has_ids`)."""
+    return stated_kind(volume) == "objects" or has_ids(volume)
 
 
 def has_ids(volume: Volume) -> bool:

@@ -6,7 +6,9 @@ or the annotated mask, or carries an ignore value, is *invalid*: loss, sampler, 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from functools import cached_property
 from math import ceil, floor
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +19,7 @@ from pydantic import Field
 from synbb.errors import SynbbError
 from synbb.evaluation.components import find_components
 from synbb.evaluation.labels import foreground_and_valid
+from synbb.evaluation.object_tables import Ids, names_objects
 from synbb.schema import Settings
 from synbb.tasks.positives import index_positives
 from synbb.tasks.sampling import SampledVolume
@@ -242,6 +245,24 @@ class AnnotatedVolume:
             valid &= annotated
         return foreground & valid, valid
 
+    @cached_property
+    def has_ids(self) -> bool:
+        """Whether the labels name objects, as ``synbb evaluate --truth`` takes the file; else they are a mask."""
+        path, _ = self.settings.annotation
+        return path is not None and names_objects(open_labels(path, voxel_size=self.settings.voxel_size))
+
+    def ids(self, box: Box) -> Ids:
+        """Ids of a box of raw voxels, uint64, z y x, 0 where :meth:`annotation` has no foreground."""
+        found = np.zeros(box.shape, np.uint64)
+        if self._labels is not None:
+            volume, place = self._labels
+            common = place.intersect(box)
+            if common is not None:
+                foreground, _ = self.annotation(common)
+                at = common.relative_to(box.start).slices
+                found[at] = np.where(foreground, volume.read(common.relative_to(place.start)), 0)
+        return found
+
     def working_truth(self, box: Box) -> tuple[Mask, Mask]:
         """Foreground and validity of a working box, both bool, z y x.
 
@@ -305,12 +326,24 @@ class AnnotatedVolume:
         return self._labels is not None and any(self.truth(block)[0].any() for block in blocks)
 
     def object_sizes(self) -> NDArray[np.float64]:
-        """Volume in nm³ of each annotated object (26-connected) within the regions."""
+        """Volume in nm³ of each annotated object within the regions: by id, or 26-connected parts of a mask."""
         if self._labels is None:
             return np.zeros(0)
-        voxel = float(np.prod(self.raw.voxel_size))
+        voxels = self._voxels_by_id() if self.has_ids else self._voxels_by_component()
+        return voxels.astype(np.float64) * float(np.prod(self.raw.voxel_size))
+
+    def _voxels_by_id(self) -> NDArray[np.int64]:
+        counts: Counter[int] = Counter()
+        for region in self.regions:
+            for block in region.blocks(SCANNED):
+                ids = self.ids(block)
+                names, voxels = np.unique(ids[ids > 0], return_counts=True)
+                counts.update(dict(zip(names.tolist(), voxels.tolist(), strict=True)))
+        return np.array([*counts.values()], np.int64)
+
+    def _voxels_by_component(self) -> NDArray[np.int64]:
         found = [
-            find_components(lambda box: (self.truth(box)[0], None), region, SCANNED).table.voxels * voxel
+            find_components(lambda box: (self.truth(box)[0], None), region, SCANNED).table.voxels
             for region in self.regions
         ]
         return np.concatenate(found)

@@ -2,8 +2,8 @@
 
 Voxels are counted by tiles of 5 sections x 128 x 128 voxels of the volume, which begin anew in each region, so that
 none crosses two of them. Objects are plain ones: probabilities rounded to 8 bits, p >= threshold, 26-connected, smaller
-ones left out. The further rules that a run chose (``object_choice.py``) do not count here, so that methods are compared
-by what their networks say.
+ones left out; annotated ones are the ids of the labels, or the 26-connected parts of a mask. The further rules that a
+run chose (``object_choice.py``) do not count here, so that methods are compared by what their networks say.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def true_objects(volume: AnnotatedVolume, region: Box) -> ObjectTable:
     size = volume.raw.voxel_size
     margin = triple([int(np.ceil(CONTEXT_NM / n)) for n in size])
     around = region.grow(margin).intersect(volume.raw.box) or region
-    labels, count = label(volume.annotation(around)[0], 26)
+    labels, count = _numbered(volume, around)
     whole = _table(labels, count, np.asarray(size), around.start)
     inside = np.where(volume.truth(region)[1], labels[region.relative_to(around.start).slices], 0)
     part = _table(inside, count, np.asarray(size))
@@ -170,6 +170,18 @@ def true_objects(volume: AnnotatedVolume, region: Box) -> ObjectTable:
     half = np.asarray(size) / 2
     centred = np.all((whole.centroids >= start - half) & (whole.centroids < stop - half), axis=1)
     return ObjectTable(part.ids, whole.voxels[shown], part.centroids, centred[shown])
+
+
+def _numbered(volume: AnnotatedVolume, box: Box) -> tuple[NDArray[np.int64], int]:
+    """The annotated objects of a box as labels 1 to n, and n: the ids, or the 26-connected components of a mask."""
+    if not volume.has_ids:
+        return label(volume.annotation(box)[0], 26)
+    ids = volume.ids(box)
+    there = ids > 0
+    names, number = np.unique(ids[there], return_inverse=True)
+    labels = np.zeros(box.shape, np.int64)
+    labels[there] = number + 1
+    return labels, len(names)
 
 
 def _table(labels: NDArray[Any], count: int, size: NDArray[Any], origin: Triple = (0, 0, 0)) -> ObjectTable:

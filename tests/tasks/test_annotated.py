@@ -288,3 +288,26 @@ def test_prefetching_reads_what_is_asked_for(pair: dict[str, str]) -> None:
 def test_a_cache_too_small_for_a_chunk_is_a_clear_error(pair: dict[str, str]) -> None:
     with pytest.raises(SynbbError, match=r"data.volumes 'it'.*more memory"):
         AnnotatedVolume(VolumeSettings(name="it", **pair, split="train"), VOXEL, percentiles=(1, 99), cache_bytes=9)
+
+
+@pytest.mark.parametrize("blocks", [(32, 512, 512), (2, 16, 16)])
+def test_objects_are_ids_where_labels_hold_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: tuple[int, int, int]
+) -> None:
+    """Two ids touch, one is in two pieces; of a mask the connected parts count."""
+    monkeypatch.setattr("synbb.tasks.annotated.SCANNED", blocks)
+    ids = np.zeros(WHOLE.shape, np.uint64)
+    ids[1:5, 4:14, 4:14], ids[1:5, 4:14, 14:20] = 2**40, 2
+    ids[1:3, 40:45, 40:50], ids[1:3, 40:45, 54:60] = 3, 3
+    ids[7], ids[6, :, :8] = 0xFFFFFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFFE
+    write_volume(tmp_path / "raw.zarr", grey_and_labels()[0])
+    write_volume(tmp_path / "ids.zarr", ids)
+    write_volume(tmp_path / "mask.zarr", ((ids > 0) & (ids < 2**41)).astype(np.uint8))
+    raw, voxel = str(tmp_path / "raw.zarr"), float(np.prod(VOXEL))
+    by_id = annotated(raw=raw, labels=str(tmp_path / "ids.zarr"))
+    assert sorted(by_id.object_sizes() / voxel) == [160, 240, 400]
+    assert np.array_equal(by_id.ids(WHOLE), np.where(by_id.truth(WHOLE)[0], ids, 0))
+    by_part = annotated(raw=raw, labels=str(tmp_path / "mask.zarr"))
+    assert sorted(by_part.object_sizes() / voxel) == [60, 100, 640]
+    apart = annotated(raw=raw, labels=str(tmp_path / "ids.zarr"), regions=["0:8,0:64,0:8", "0:8,0:64,8:16"])
+    assert sorted(apart.object_sizes() / voxel) == [80, 400], "an id is one in all regions"

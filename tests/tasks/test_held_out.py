@@ -11,7 +11,8 @@ from sklearn.metrics import average_precision_score, f1_score
 from tiny import SHAPE, annotated, grey_and_labels, settings, write_pair, write_volume
 
 from synbb.errors import SynbbError
-from synbb.tasks.held_out import TILE, HeldOutCounts
+from synbb.evaluation.object_tables import measure_objects
+from synbb.tasks.held_out import TILE, HeldOutCounts, true_objects
 from synbb.training import make_task
 from synbb.training.config import run_config
 from synbb.volumes import Box
@@ -151,3 +152,20 @@ def test_a_run_is_scored_on_test_entries_alone(folder: Path) -> None:
         task.close()
     untested = make_task(run_config(settings(folder), "tiny"))
     assert untested.score(net, "cpu", {"threshold": 0.5}) is None
+
+
+def test_annotated_ids_are_the_objects_that_an_evaluation_of_them_counts(tmp_path: Path) -> None:
+    ids = np.zeros(SHAPE, np.uint64)
+    ids[1:5, 36:46, 4:14], ids[1:5, 36:46, 14:20] = 1, 2  # they touch
+    ids[1:3, 40:45, 40:50], ids[1:3, 50:55, 40:50] = 3, 3
+    write_volume(tmp_path / "raw.zarr", grey_and_labels()[0])
+    stored = write_volume(tmp_path / "ids.zarr", ids)
+    volume = annotated(raw=str(tmp_path / "raw.zarr"), labels=str(tmp_path / "ids.zarr"), regions=[str(REGION)])
+    found, expected = true_objects(volume, REGION), measure_objects(stored, stored, region=REGION).truth
+    assert found.ids.tolist() == expected.ids.tolist() == [1, 2, 3]
+    assert found.voxels.tolist() == expected.voxels.tolist() == [400, 240, 200]
+    from_corner = np.asarray(REGION.start) * np.asarray(stored.voxel_size)
+    np.testing.assert_allclose(found.centroids + from_corner, expected.centroids)
+    assert found.counted.all()
+    names = {"raw": str(tmp_path / "raw.zarr"), "labels": str(tmp_path / "ids.zarr")}
+    assert counted(tmp_path, (ids > 0).astype(np.float32), REGION, **names).scores["objects"] == 3
