@@ -149,7 +149,7 @@ def segment(
     )
     check_zarr_name(Path(output_path))
     target = followed(Path(output_path))
-    table = followed(_table_path(Path(output_path)) if table_path is None else Path(table_path))
+    table = followed(table_beside(Path(output_path)) if table_path is None else Path(table_path))
     _check_targets(probabilities, target, table, overwrite=overwrite)
     chunks, shards = _grid(probabilities.shape, block)
     partial = target.with_name(f".{target.name}.partial")
@@ -230,7 +230,8 @@ def _check_probabilities(probabilities: Volume) -> None:
     check_dtype(probabilities.dtype, probabilities.path)
 
 
-def _table_path(target: Path) -> Path:
+def table_beside(target: Path) -> Path:
+    """Where the table of objects lies beside a label volume."""
     return target.with_suffix(".csv") if target.suffix == ".zarr" else target.with_name(f"{target.name}.csv")
 
 

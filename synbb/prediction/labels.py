@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from synbb.errors import SynbbError, make_folder
+from synbb.inference.objects import table_beside
 from synbb.inference.rules import ObjectRules
 from synbb.tasks.volumes_apart import place_of
 from synbb.training.run import RunFolder
 from synbb.volumes import Volume, open_volume
 from synbb.volumes.box import Box, NmBox, region_box
 from synbb.volumes.kinds import is_finished, stated_kind
-from synbb.volumes.writing import check_zarr_name, followed, is_zarr
+from synbb.volumes.writing import check_zarr_name, followed
+from synbb.volumes.zarr_opening import is_zarr
 
 BY = ("run_id", "model_sha256")
 """Attributes of a prediction, and of labels made of it, that say which weights predicted."""
@@ -33,7 +35,7 @@ def check_labels(labels: Path, probabilities: Path, *, dry_run: bool = False) ->
     here, there = labels.resolve(), probabilities.resolve()
     if here == there or here in there.parents or there in here.parents:
         raise SynbbError(f"--segment {labels} and OUTPUT {probabilities} lie in one place; give each one of its own")
-    for path in (labels, _table(labels)):
+    for path in (labels, table_beside(labels)):
         if path.exists():
             raise SynbbError(f"{path} exists; choose another name for --segment, or remove it")
         if not dry_run:
@@ -87,7 +89,7 @@ def labels_are_left(
 
 def _made_of(labels: Path, probabilities: Path, run_path: Path, which: str) -> Volume | None:
     """The labels, where these weights and these probabilities stand behind them and their table is there."""
-    if not is_zarr(labels) or not _table(labels).is_file():
+    if not is_zarr(labels) or not table_beside(labels).is_file():
         return None
     made = open_volume(str(labels))
     source = made.attributes.get("source")
@@ -100,8 +102,3 @@ def _made_of(labels: Path, probabilities: Path, run_path: Path, which: str) -> V
     run = RunFolder.open(run_path)
     by = (run.info()["id"], run.weights_info(which)["sha256"])
     return made if by == tuple(made.attributes.get(key) for key in BY) else None
-
-
-def _table(labels: Path) -> Path:
-    """Where ``synbb segment`` puts the table."""
-    return labels.with_suffix(".csv") if labels.suffix == ".zarr" else labels.with_name(f"{labels.name}.csv")

@@ -188,10 +188,16 @@ def _random_states(session: Session) -> dict[str, Tensor]:
     return {kind: fabric.all_gather(each.to(fabric.device)).cpu() for kind, each in own.items()}
 
 
+def seed_generators(session: Session, done: int) -> None:
+    """Seed the generators of this process so that they draw other numbers from step ``done`` on than before it."""
+    seed = session.config.seed + session.fabric.global_rank + 1_000_003 * done
+    session.fabric.seed_everything(seed % 2**32, verbose=False)  # numpy's takes 32 bits
+
+
 def _set_random(session: Session, states: dict[str, Tensor] | None, done: int) -> None:
     """Put back what :func:`_random_states` told; all else draws numbers that it had not drawn before ``done``."""
     fabric = session.fabric
-    fabric.seed_everything(session.config.seed + fabric.global_rank + 1_000_003 * done, verbose=False)
+    seed_generators(session, done)
     # Checkpoints of before 2026-11-28 hold no states, and those of other devices fit none of ours.
     if states is None or states.keys() != {"cpu", fabric.device.type} or len(states["cpu"]) != fabric.world_size:
         return

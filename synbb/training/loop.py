@@ -23,7 +23,7 @@ from synbb.pruning.degrees import decided_fit, directions
 from synbb.tasks.base import Batch, Task
 from synbb.training.checkpoint import remove_temporary
 from synbb.training.config import RunConfig
-from synbb.training.keeping import check_weights, checkpoint, last_good, restore, validate
+from synbb.training.keeping import check_weights, checkpoint, last_good, restore, seed_generators, validate
 from synbb.training.loader import Prefetcher
 from synbb.training.run import RunFolder
 from synbb.training.session import Session, make_fabric, make_session
@@ -69,7 +69,7 @@ def train(
         fabric = make_fabric(settings)
         fabric.launch()
         session = make_session(config, task, run, fabric)
-        fabric.seed_everything(config.seed + fabric.global_rank, verbose=False)
+        seed_generators(session, 0)
         first = 0
         if resume:
             if fabric.is_global_zero:

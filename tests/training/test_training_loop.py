@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.fabric import Fabric
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import config, trained, write_config, write_pair
@@ -405,6 +406,16 @@ class Second:
 
     def seed_everything(self, seed: int, *, verbose: bool) -> None:
         torch.manual_seed(seed)
+
+
+def test_generators_are_seeded_anew_at_any_step() -> None:
+    fabric = Fabric(accelerator="cpu", devices=1)
+    drawn = []
+    for seed in (0, 2**32 - 1):
+        for done in (0, 1, 4294, 4295, 10**7):  # 1,000,003 times 4,295 is no number of 32 bits any more
+            keeping.seed_generators(SimpleNamespace(fabric=fabric, config=SimpleNamespace(seed=seed)), done)
+            drawn.append(float(torch.rand(())))
+    assert len(set(drawn)) == len(drawn)
 
 
 def test_each_process_draws_numbers_of_its_own_again() -> None:
