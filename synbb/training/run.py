@@ -132,7 +132,8 @@ class RunFolder:
         Raises:
             SynbbError: the file is damaged or of another version.
         """
-        return stored_config(read_yaml(self.config_file, str(self.config_file)), str(self.config_file))
+        values = read_yaml(self.config_file, f"{self.config_file} is damaged: it")
+        return stored_config(values, str(self.config_file))
 
     def info(self) -> dict[str, Any]:
         """What ``run.json`` holds.
