@@ -103,9 +103,7 @@ def run_study(
         def finished(run: PlannedRun, scored: dict[str, Any]) -> None:
             nonlocal count
             count += 1
-            row = table.find(run.cell, run.config_hash) or table.append(
-                run.cell, run.config_hash, {**about, **scored["row"]}
-            )
+            row = table.append(run.cell, run.config_hash, {**about, **scored["row"]})
             each = (time.perf_counter() - began) / (count - total + len(progress.todo))
             left = f", about {(total - count) * each / 60:.0f} min left" if count < total else ""
             say(f"{count}/{total} {run.cell}: {row['main']} {row[row['main']]}{left}")

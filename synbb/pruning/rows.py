@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from synbb.errors import SynbbError, disk_errors
 
@@ -63,7 +66,8 @@ def plain(value: Any) -> str:
 class RunTable:
     """Rows of finished runs, in a file or, without ``path``, in memory.
 
-    One process writes; every change replaces the file as a whole, so that a reader or a kill never sees half a row.
+    Several processes may append, also from several studies; every change replaces the file as a whole, so that a
+    reader or a kill never sees half a row.
 
     Args:
         path: the CSV; made with the first row.
@@ -113,20 +117,58 @@ class RunTable:
         return [row for row in self._rows if row[HASH] != config_hash and Cell.of(row).key == cell.key]
 
     def append(self, cell: Cell, config_hash: str, values: Mapping[str, Any]) -> Row:
-        """Add a row; the file is read anew before, as somebody may have merged other rows into it.
+        """Add a row; the file is read anew before, as others may have added theirs.
+
+        Returns:
+            The row; that of another process where one has added the same run meanwhile.
 
         Raises:
+            SynbbError: the file is no table of runs any more.
             RunEnded: the disk is full.
         """
-        rows = self.rows()
-        row = {**cell.key, HASH: config_hash, **{name: plain(value) for name, value in values.items()}}
-        rows.append(row)
-        columns = dict.fromkeys(name for each in rows for name in each)
-        ordered = [*(name for name in FIRST if name in columns), *(name for name in columns if name not in FIRST)]
-        if self.path is not None:
-            write_csv(self.path, ordered, rows)
-        self._rows = [{name: each.get(name, "") for name in ordered} for each in rows]
-        return self._rows[-1]
+        with nullcontext() if self.path is None else _locked(self.path):
+            rows = self.rows()
+            known = self.find(cell, config_hash)
+            if known is not None:
+                return known
+            rows.append({**cell.key, HASH: config_hash, **{name: plain(value) for name, value in values.items()}})
+            columns = dict.fromkeys(name for each in rows for name in each)
+            ordered = [*(name for name in FIRST if name in columns), *(name for name in columns if name not in FIRST)]
+            if self.path is not None:
+                write_csv(self.path, ordered, rows)
+            self._rows = [{name: each.get(name, "") for name in ordered} for each in rows]
+            return self._rows[-1]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other processes from changing a table, by a file beside it that its holder removes."""
+    lock = path.with_name(f".{path.name}.lock")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = _open_locked(lock)
+        while not _is_at(handle, lock):  # the one who held it has removed it
+            handle.close()
+            handle = _open_locked(lock)
+    with handle:
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _open_locked(lock: Path) -> TextIO:
+    handle = lock.open("w")
+    with suppress(OSError):  # a file system without locks: one process at a time, then
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    return handle
+
+
+def _is_at(handle: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def write_csv(path: Path, columns: list[str], rows: list[Row]) -> None:
@@ -141,6 +183,10 @@ def write_csv(path: Path, columns: list[str], rows: list[Row]) -> None:
     writer.writerows(rows)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.tmp")
-        beside.write_text(text.getvalue())
-        beside.replace(path)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            beside.write_text(text.getvalue(), encoding="utf-8")
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
