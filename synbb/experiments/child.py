@@ -102,16 +102,23 @@ def _say(line: str) -> None:
 
 
 def _prepare(folder: Path, config: RunConfig) -> bool:
-    """Whether a run with these settings was begun; anything else at its place is removed."""
+    """Whether a run with these settings and masks was begun; anything else at its place is removed."""
     if not folder.exists():
         return False
     try:
-        same = RunFolder.open(folder).config().plain() == config.plain()
+        begun = RunFolder.open(folder)
+        same = begun.config().plain() == config.plain() and not _masks_since(begun, config)
     except SynbbError:
         same = False
     if not same:
         shutil.rmtree(folder)
     return same
+
+
+def _masks_since(begun: RunFolder, config: RunConfig) -> bool:
+    """Whether the masks that a run takes from another one were written after it had begun, so by another training."""
+    masks = Path(config.pruning.masks_from or "")
+    return masks.is_file() and masks.stat().st_mtime_ns > begun.config_file.stat().st_mtime_ns
 
 
 def score(job: Job, config: RunConfig, task: Task, run: RunFolder, seconds: float | None) -> None:

@@ -64,7 +64,7 @@ def look(planned: list[PlannedRun], table: RunTable) -> Progress:
     done = [each for each in planned if table.find(each.cell, each.config_hash) is not None]
     needed = {each.cell for each in planned} - {each.cell for each in done}
     for each in reversed(planned):  # a run comes after the one that it needs
-        if each.cell in needed and each.after is not None and not known[each.after].masks_file.is_file():
+        if each.cell in needed and each.after is not None and not _has_masks(known[each.after]):
             needed.add(each.after)
     other = [row for each in planned for row in table.others(each.cell, each.config_hash)]
     return Progress(done, [each for each in planned if each.cell in needed], other)
@@ -110,7 +110,7 @@ def run_study(
 
         missing = []
         for run in progress.todo:  # scored, but stopped before its row was written
-            scored = _scored(run)
+            scored = scored_of(run)
             if scored is not None and table.find(run.cell, run.config_hash) is None:
                 finished(run, scored)
             elif scored is None or not run.masks_file.is_file():
@@ -123,7 +123,17 @@ def run_study(
     return table
 
 
-def _scored(run: PlannedRun) -> dict[str, Any] | None:
+def _has_masks(run: PlannedRun) -> bool:
+    """Whether its masks are there, and not those of a run with other settings at the same place."""
+    return run.masks_file.is_file() and scored_of(run) is not None
+
+
+def scored_of(run: PlannedRun) -> dict[str, Any] | None:
+    """What a run left when it was scored; None when it was not, or when another run lies at its place.
+
+    Raises:
+        SynbbError: the file is damaged.
+    """
     file = run.folder / SCORED
     if not file.is_file():
         return None

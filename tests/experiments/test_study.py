@@ -87,6 +87,24 @@ def test_masks_are_passed_on(folder: Path, finished: list[str]) -> None:
     assert first.index("magnitude") < first.index("again")
 
 
+def test_masks_of_a_run_with_other_settings_are_not_taken(folder: Path, finished: list[str]) -> None:
+    """A run of the same place and other settings stands where the masks are looked for."""
+    options: dict[str, Any] = {"output": Path("detour"), "threads": 1, "say": lambda _: None}
+    here = ["table=detour.csv", "seeds=[0]"]
+    compare(folder / "study.yaml", here, only=("magnitude",), **options)
+    compare(folder / "study.yaml", [*here, "run.training.learning_rate=0.3"], only=("magnitude",), **options)
+    compare(folder / "study.yaml", here, only=("again",), **options)
+    took, whole = (
+        load_masks(folder / output / "runs" / "all" / "again-d0.5-s0" / "masks.safetensors")
+        for output in ("detour", "whole")
+    )
+    assert all(bool((took[name] == whole[name]).all()) for name in whole)
+    magnitude, _, again = rows(folder / "detour.csv")
+    assert lasting([magnitude, again]) == lasting(
+        [row for row in rows(folder / "table.csv") if row["seed"] == "0" and row["method"] != "dense"]
+    )
+
+
 def test_the_files_of_an_analysis(folder: Path, finished: list[str]) -> None:
     whole = folder / "whole"
     names = {file.name for file in whole.iterdir() if file.is_file() and not file.name.startswith(".")}
