@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from synbb.errors import SynbbError
@@ -9,8 +11,11 @@ from synbb.experiments.config import StudySettings
 from synbb.experiments.plan import PlannedRun
 from synbb.pruning.comparison import Comparison, points_of, realised_of
 from synbb.pruning.paired import Point
-from synbb.pruning.resampling import SMALLER_IS_BETTER, load_resampled
-from synbb.pruning.rows import Cell, Row, RunTable, plain
+from synbb.pruning.resampling import SMALLER_IS_BETTER, Resampled, load_resampled
+from synbb.pruning.rows import HASH, Cell, Row, RunTable, plain
+
+SIX_DIGITS = 1e-5
+"""Relative difference of a score and what a table holds of it, at most."""
 
 
 def rows_of(planned: list[PlannedRun], table: RunTable) -> dict[Cell, Row]:
@@ -23,7 +28,7 @@ def comparison_of(study: StudySettings, planned: list[PlannedRun], table: RunTab
     """What the finished runs of a study say.
 
     Scores that were kept as counts are resampled by held-out unit, too; a row whose counts are gone (they stay on the
-    machine of the run) counts with its score alone.
+    machine of the run), or are those of a run with other settings, counts with its score alone.
 
     Raises:
         SynbbError: no run is finished.
@@ -32,7 +37,8 @@ def comparison_of(study: StudySettings, planned: list[PlannedRun], table: RunTab
     if not rows:
         raise SynbbError(f"{table.path}: no run of this study is finished, so there is nothing to analyse")
     evidence = {each.cell: each.evidence for each in planned if each.cell in rows and each.evidence.is_file()}
-    counts = {cell: load_resampled(file) for cell, file in evidence.items()}
+    stored = {cell: load_resampled(file) for cell, file in evidence.items()}
+    counts = {cell: of for cell, (of, config_hash) in stored.items() if _are_of(rows[cell], of, config_hash)}
     # What one row has counts for is a score of all of them, whether or not theirs are here.
     names = dict.fromkeys(filter(None, (row.get("main") for row in rows.values())))
     names |= dict.fromkeys(name for each in counts.values() for name in each)
@@ -52,8 +58,17 @@ def comparison_of(study: StudySettings, planned: list[PlannedRun], table: RunTab
         own={name: own for name in study.methods if (own := study.own_density(name)) is not None},
         realised=realised_of(rows),
         smaller_is_better=frozenset(
-            name for each in counts.values() for name, of in each.items() if of.kind in SMALLER_IS_BETTER
+            name for each, _ in stored.values() for name, of in each.items() if of.kind in SMALLER_IS_BETTER
         ),
+    )
+
+
+def _are_of(row: Row, counts: Mapping[str, Resampled], config_hash: str) -> bool:
+    """Whether counts are of a row's run; of those that do not say so, whether they give the row's scores."""
+    if config_hash:
+        return config_hash == row[HASH]
+    return all(
+        math.isclose(float(row[name]), of.score(), rel_tol=SIX_DIGITS) for name, of in counts.items() if row.get(name)
     )
 
 

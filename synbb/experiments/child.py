@@ -132,7 +132,7 @@ def score(job: Job, config: RunConfig, task: Task, run: RunFolder, seconds: floa
     if found is None:
         raise SynbbError(f"task {config.task!r} has no test data, so methods cannot be compared: add a test split")
     if found.resampled:
-        save_resampled(job.evidence, found.resampled)
+        save_resampled(job.evidence, found.resampled, job.config_hash)
     speed = [row["steps_per_second"] for row in run.records("train")]
     row: dict[str, Any] = {"realised_density": about["density"], "main": found.main, **found.scores}
     row |= {f"validation_{name}": value for name, value in about.get("validation", {}).items()}

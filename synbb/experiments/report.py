@@ -10,6 +10,7 @@ from synbb.experiments.analysis import rows_of
 from synbb.experiments.config import StudySettings
 from synbb.experiments.figures import MOST_PANELS, draw_balance, draw_scores, read_units
 from synbb.experiments.plan import PlannedRun
+from synbb.experiments.study import scored_of
 from synbb.experiments.terminal import difference_lines, score_lines
 from synbb.pruning.comparison import Compared, Comparison, markdown
 from synbb.pruning.paired import LEAST_SEEDS, LEVEL, POWER, REPLICATES, smallest_detectable
@@ -56,7 +57,8 @@ def _balance(study: StudySettings, planned: list[PlannedRun], output: Path) -> l
     fold, seed = next(iter(study.folds)), study.seeds[0]
     units = {}
     for each in planned:
-        if (each.cell.method, each.cell.fold, each.cell.seed) == (study.reference, fold, seed):
+        at_place = (each.cell.method, each.cell.fold, each.cell.seed) == (study.reference, fold, seed)
+        if at_place and scored_of(each) is not None:  # else another run may have left the file
             found = read_units(each.folder / "balance.csv")
             if found is not None:
                 units[each.cell.density] = found
@@ -100,7 +102,8 @@ def _notes(
     lost = sum(not each.units for each in judged)
     if lost:
         notes.append(
-            f"For {lost} of {len(judged)} intervals the counts of some runs are not on this machine: over seeds only."
+            f"For {lost} of {len(judged)} intervals the counts of some runs are not on this machine, or those of "
+            "another run lie at their place: over seeds only."
         )
     return notes + power_lines(comparison, differences, len(study.seeds), family)
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synbb.errors import SynbbError
+from synbb.pruning.rows import HASH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -168,21 +169,30 @@ def interval(counts: Resampled, replicates: int = 2000, seed: int = 0, level: fl
     return float(low), float(high)
 
 
-def save_resampled(path: Path, scores: Mapping[str, Resampled]) -> None:
-    """Store counts as one compressed npz, atomically."""
+def save_resampled(path: Path, scores: Mapping[str, Resampled], config_hash: str = "") -> None:
+    """Store counts as one compressed npz, atomically.
+
+    Args:
+        path: of the file.
+        scores: name → counts.
+        config_hash: of the settings of the run that they are of.
+    """
     arrays = {
         f"{name}/{each.kind}/{part}": counts for name, each in scores.items() for part, counts in each.parts.items()
     }
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # keyword names hold slashes
+    np.savez_compressed(buffer, **{HASH: np.asarray(config_hash)}, **arrays)  # type: ignore[arg-type]  # names hold slashes
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
     beside.write_bytes(buffer.getbuffer())
     beside.replace(path)
 
 
-def load_resampled(path: Path) -> dict[str, Resampled]:
+def load_resampled(path: Path) -> tuple[dict[str, Resampled], str]:
     """What :func:`save_resampled` stored.
+
+    Returns:
+        Name → counts, and the hash of the run's settings; empty where none was given.
 
     Raises:
         SynbbError: the file is missing or damaged.
@@ -192,8 +202,9 @@ def load_resampled(path: Path) -> dict[str, Resampled]:
             arrays = {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError) as error:
         raise SynbbError(f"{path}: counts of a run cannot be read ({error}); remove the file") from None
+    config_hash = str(arrays.pop(HASH, ""))
     found: dict[str, tuple[str, dict[str, NDArray[Any]]]] = {}
     for key, counts in arrays.items():
         name, kind, part = key.split("/")
         found.setdefault(name, (kind, {}))[1][part] = counts
-    return {name: Resampled(kind, parts) for name, (kind, parts) in found.items()}
+    return {name: Resampled(kind, parts) for name, (kind, parts) in found.items()}, config_hash

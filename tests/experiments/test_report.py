@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from synbb.experiments.report import device_lines
+import json
+from pathlib import Path
+
+from toy_study import planned
+
+from synbb.experiments.analysis import comparison_of
+from synbb.experiments.report import device_lines, write_report
+
+UNITS = "on_rate,kappa,capacity,clipped,group,direction\n0.2,0.5,64,0,a,fan_in\n0.3,0.4,64,0,a,fan_in\n"
 
 
 def test_rows_of_two_devices_are_told() -> None:
@@ -12,3 +20,16 @@ def test_rows_of_two_devices_are_told() -> None:
 
 def test_rows_of_one_device_are_not() -> None:
     assert device_lines([{"device": "cpu"}, {"device": "cpu"}, {"device": ""}, {}]) == []
+
+
+def test_the_balance_of_another_run_at_the_same_place_is_not_drawn(tmp_path: Path) -> None:
+    study, runs, table = planned(tmp_path, densities=[0.5], seeds=[0])
+    for run in runs:
+        table.append(run.cell, run.config_hash, {"main": "accuracy", "accuracy": 0.5})
+    (reference,) = (run for run in runs if run.cell.method == study.reference)
+    reference.folder.mkdir(parents=True)
+    (reference.folder / "balance.csv").write_text(UNITS)
+    for config_hash in ("0123456789ab", reference.config_hash):
+        (reference.folder / "scored.json").write_text(json.dumps({"config_hash": config_hash, "row": {}}))
+        write_report(study, runs, table, comparison_of(study, runs, table), tmp_path)
+        assert (tmp_path / "balance.png").exists() == (config_hash == reference.config_hash)

@@ -70,7 +70,8 @@ def test_a_row_for_every_run(folder: Path, finished: list[str]) -> None:
 def test_scores_are_those_of_the_counts(folder: Path, finished: list[str]) -> None:
     for row in rows(folder / "table.csv"):
         name = f"{row['method']}-d{row['density']}-s{row['seed']}"
-        counts = load_resampled(folder / "whole" / "evidence" / "all" / f"{name}.npz")
+        counts, config_hash = load_resampled(folder / "whole" / "evidence" / "all" / f"{name}.npz")
+        assert config_hash == row["config_hash"]
         assert counts["accuracy"].score() == pytest.approx(float(row["accuracy"]), rel=1e-5)
         assert counts["accuracy"].units == {"groups": 40}
 

@@ -9,6 +9,11 @@ from typing import Any
 
 import yaml
 
+from synbb.experiments.config import StudySettings
+from synbb.experiments.plan import PlannedRun, plan
+from synbb.pruning.rows import RunTable
+from synbb.schema import validated
+
 RUN: dict[str, Any] = {
     "task": "toy_task:Points",
     "data": {"noise": 0.2},
@@ -53,6 +58,12 @@ def write_study(folder: Path, name: str = "study", **changes: Any) -> Path:
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(study(**changes), sort_keys=False))
     return file
+
+
+def planned(folder: Path, **changes: Any) -> tuple[StudySettings, list[PlannedRun], RunTable]:
+    """A study whose output is ``folder``, its runs, and its table, which may be empty yet."""
+    settings = validated(StudySettings, study(**changes), "study")
+    return settings, plan(settings, folder, "study"), RunTable(folder / "runs.csv")
 
 
 def rows(table: Path) -> list[dict[str, str]]:

@@ -64,8 +64,9 @@ def test_stored_and_read(tmp_path: Path) -> None:
         "a": Resampled("f1", {"x": np.eye(3, dtype=int), "y": np.zeros((0, 3))}),
         "b": Resampled("ratio", {"x": np.ones((4, 2))}),
     }
-    save_resampled(tmp_path / "below" / "counts.npz", given)
-    found = load_resampled(tmp_path / "below" / "counts.npz")
+    save_resampled(tmp_path / "below" / "counts.npz", given, "abc")
+    found, config_hash = load_resampled(tmp_path / "below" / "counts.npz")
+    assert config_hash == "abc"
     assert found.keys() == given.keys()
     for name, each in given.items():
         assert found[name].kind == each.kind
