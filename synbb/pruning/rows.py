@@ -19,6 +19,9 @@ KEY = ("fold", "method", "density", "seed")
 FIRST = (*KEY, HASH, "synbb", "commit", "realised_density", "macs", "main")
 """Columns that come first, where a table has them."""
 
+OF_THE_CALL = ("synbb", "commit", "device", "steps_per_second", "seconds", "scoring_seconds")
+"""Columns that may differ between two runs of the same settings."""
+
 Row = dict[str, str]
 
 
@@ -102,6 +105,7 @@ class RunTable:
                     f"{self.path}: line {number} is no row of a run ({', '.join((*KEY, HASH))} and scores): "
                     "mend or remove the line"
                 )
+        _check_doubles(self.path, found)
         self._rows = [dict(row) for row in found]
         return list(self._rows)
 
@@ -138,6 +142,27 @@ class RunTable:
                 write_csv(self.path, ordered, rows)
             self._rows = [{name: each.get(name, "") for name in ordered} for each in rows]
             return self._rows[-1]
+
+
+def _check_doubles(path: Path, rows: list[Row]) -> None:
+    """Refuse two rows of one run that differ in what they found; whichever was taken, the other would say no."""
+    first: dict[tuple[str, ...], tuple[int, Row]] = {}
+    for line, row in enumerate(rows, 2):
+        cell = Cell.of(row)
+        before, other = first.setdefault((*cell.key.values(), row[HASH]), (line, row))
+        for name in (name for name in row if name not in (*KEY, *OF_THE_CALL)):
+            if row[name] and other[name] and not _same(row[name], other[name]):
+                raise SynbbError(
+                    f"{path}: lines {before} and {line} are both of {cell} with the same settings, and differ in "
+                    f"{name} ({other[name]}, {row[name]}): remove one of them"
+                )
+
+
+def _same(one: str, other: str) -> bool:
+    try:
+        return float(one) == float(other)
+    except ValueError:
+        return one == other
 
 
 @contextmanager

@@ -5,6 +5,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
+from synbb.errors import SynbbError
 from synbb.pruning.rows import Cell, RunTable
 
 
@@ -27,3 +30,17 @@ def test_a_run_that_another_study_has_finished_meanwhile_stands(tmp_path: Path) 
     one.append(cell, "abc", {"score": 0.25})
     assert other.append(cell, "abc", {"score": 0.75})["score"] == "0.25"
     assert len(RunTable(tmp_path / "runs.csv").rows()) == 1
+
+
+def test_rows_of_one_run_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    """As after merging the tables of two machines that have done the same run."""
+    file = tmp_path / "runs.csv"
+    header = "fold,method,density,seed,config_hash,commit,main,acc,f1,seconds\n"
+    once = "all,bb,0.5,0,abc,1a2b,acc,0.25,,3\n"
+    again = "all,bb,0.5,0,abc,3c4d,acc,0.250,0.5,9\n"
+    file.write_text(header + once + "all,bb,0.5,0,abd,1a2b,acc,0.75,0.5,3\n" + again)
+    assert len(RunTable(file).rows()) == 3, "the same scores twice, and once with other settings"
+    file.write_text(header + once + again + "all,bb,0.50,0,abc,1a2b,acc,0.75,0.5,3\n")
+    told = r"runs.csv: lines 2 and 4 are both of all bb density 0.5 seed 0 .* differ in acc \(0.25, 0.75\): remove one"
+    with pytest.raises(SynbbError, match=told):
+        RunTable(file)
