@@ -48,8 +48,8 @@ def comparison_of(study: StudySettings, planned: list[PlannedRun], table: RunTab
         for name, each in counts.get(cell, {}).items():
             if name in points[cell]:
                 points[cell][name] = Point(points[cell][name].score, each)
-    if not names:
-        raise SynbbError(f"{table.path}: no row says which of its columns is the main score (column main)")
+    if not any(points.values()):
+        raise SynbbError(f"{table.path}: no row of this study has a main score (the column that column main names)")
     return Comparison(
         points={cell: {name: each[name] for name in names if name in each} for cell, each in points.items()},
         methods=list(study.methods),

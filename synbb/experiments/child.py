@@ -18,6 +18,7 @@ import torch
 from synbb.errors import SynbbError
 from synbb.experiments.diagnostics import diagnostics
 from synbb.pruning.resampling import save_resampled
+from synbb.pruning.rows import TEXT
 from synbb.tasks.base import Task
 from synbb.training.checkpoint import load_weights, write_json
 from synbb.training.config import RunConfig, run_config
@@ -141,7 +142,15 @@ def score(job: Job, config: RunConfig, task: Task, run: RunFolder, seconds: floa
     row["device"] = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     row |= {"steps_per_second": speed[-1] if speed else None, "seconds": seconds}
     row["scoring_seconds"] = time.perf_counter() - began
+    _check_numbers(row, config.task)
     write_json(run.path / SCORED, {"config_hash": job.config_hash, "row": row})
+
+
+def _check_numbers(row: dict[str, Any], task: str) -> None:
+    """A table with a text among its scores could not be read again."""
+    for name, value in row.items():
+        if name not in TEXT and (isinstance(value, bool) or not isinstance(value, int | float | None)):
+            raise SynbbError(f"task {task!r} gives {name} = {value!r}: scores are Python's numbers")
 
 
 def clear(folder: Path, keep: str) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from synbb.errors import SynbbError
 from synbb.pruning.paired import LEAST_SEEDS, Difference, PairedBootstrap, Point, Points, Summary, holm, summary
-from synbb.pruning.rows import FIRST, HASH, KEY, Cell, Row, RunTable, plain
+from synbb.pruning.rows import FIRST, TEXT, Cell, Row, RunTable, plain
 
 if TYPE_CHECKING:
     from synbb.pruning.pruner import Pruner
@@ -273,7 +273,7 @@ def compare(
 
 def points_of(row: Row, names: Sequence[str] | None = None) -> dict[str, Point]:
     """The scores in a row, without counts; all numbers beside the first columns when ``names`` is None."""
-    wanted = [name for name in row if name not in FIRST] if names is None else names
+    wanted = [name for name in row if name not in (*FIRST, *TEXT)] if names is None else names
     return {name: Point(float(row[name])) for name in wanted if row.get(name)}
 
 
@@ -309,7 +309,7 @@ def _hash(cell: Cell, version: str) -> str:
 
 def _scores(found: float | Mapping[str, float], cell: Cell) -> dict[str, float]:
     scores = dict(found) if isinstance(found, Mapping) else {"score": found}
-    taken = {*FIRST, *KEY, HASH}
+    taken = {*FIRST, *TEXT}
     for name, value in scores.items():
         if name in taken:
             raise SynbbError(f"train_fn returned a score named {name!r}, which is a column of the table: rename it")

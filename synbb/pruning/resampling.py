@@ -8,9 +8,11 @@ a bootstrap has drawn. A :class:`Resampled` keeps those counts, one row a unit, 
 from __future__ import annotations
 
 import io
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -200,11 +202,11 @@ def load_resampled(path: Path) -> tuple[dict[str, Resampled], str]:
     try:
         with np.load(path) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError) as error:
+        config_hash = str(arrays.pop(HASH, ""))
+        found: dict[str, tuple[str, dict[str, NDArray[Any]]]] = {}
+        for key, counts in arrays.items():
+            name, kind, part = key.split("/")
+            found.setdefault(name, (kind, {}))[1][part] = counts
+        return {name: Resampled(kind, parts) for name, (kind, parts) in found.items()}, config_hash
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error, SynbbError) as error:
         raise SynbbError(f"{path}: counts of a run cannot be read ({error}); remove the file") from None
-    config_hash = str(arrays.pop(HASH, ""))
-    found: dict[str, tuple[str, dict[str, NDArray[Any]]]] = {}
-    for key, counts in arrays.items():
-        name, kind, part = key.split("/")
-        found.setdefault(name, (kind, {}))[1][part] = counts
-    return {name: Resampled(kind, parts) for name, (kind, parts) in found.items()}, config_hash

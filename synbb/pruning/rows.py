@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import io
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -21,6 +22,9 @@ FIRST = (*KEY, HASH, "synbb", "commit", "realised_density", "macs", "main")
 
 OF_THE_CALL = ("synbb", "commit", "device", "steps_per_second", "seconds", "scoring_seconds")
 """Columns that may differ between two runs of the same settings."""
+
+TEXT = ("fold", "method", HASH, "synbb", "commit", "main", "device")
+"""Columns that hold text; all others hold finite numbers or nothing."""
 
 Row = dict[str, str]
 
@@ -60,8 +64,8 @@ class Cell:
 
 
 def plain(value: Any) -> str:
-    """A value as it stands in a table: 6 digits of what is measured; nothing for None and nan."""
-    if value is None or value != value:
+    """A value as it stands in a table: 6 digits of what is measured; nothing for None and what is not finite."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
@@ -92,21 +96,11 @@ class RunTable:
         """
         if self.path is None or not self.path.exists():
             return list(self._rows)
-        with self.path.open(newline="") as handle:
-            found = list(csv.DictReader(handle))
-        for number, row in enumerate(found, 2):
-            try:
-                Cell.of(row)
-                complete = None not in row and None not in row.values() and HASH in row
-            except (KeyError, ValueError, TypeError):
-                complete = False
-            if not complete:
-                raise SynbbError(
-                    f"{self.path}: line {number} is no row of a run ({', '.join((*KEY, HASH))} and scores): "
-                    "mend or remove the line"
-                )
+        found = _read(self.path)
+        for line, row in found:
+            _check_row(row, f"{self.path}: line {line}")
         _check_doubles(self.path, found)
-        self._rows = [dict(row) for row in found]
+        self._rows = [row for _, row in found]
         return list(self._rows)
 
     def find(self, cell: Cell, config_hash: str) -> Row | None:
@@ -144,10 +138,43 @@ class RunTable:
             return self._rows[-1]
 
 
-def _check_doubles(path: Path, rows: list[Row]) -> None:
+def _read(path: Path) -> list[tuple[int, Row]]:
+    """The rows of a file, each with its line."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:  # spreadsheets put a mark at the beginning
+            reader = csv.DictReader(handle)
+            return [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SynbbError(f"{path} cannot be read as a table of runs ({error}): give a CSV in UTF-8") from None
+
+
+def _check_row(row: Row, where: str) -> None:
+    try:
+        Cell.of(row)
+        complete = None not in row and None not in row.values() and HASH in row
+    except (KeyError, ValueError, TypeError):
+        complete = False
+    if not complete:
+        raise SynbbError(f"{where} is no row of a run ({', '.join((*KEY, HASH))} and scores): mend or remove the line")
+    for name, text in row.items():
+        if name not in TEXT and text and not _finite(text):
+            raise SynbbError(f"{where}, column {name}: {text!r} is no finite number: mend it, or leave the cell empty")
+    main = row.get("main")
+    if main and (main in TEXT or main not in row):
+        raise SynbbError(f"{where}, column main: {main!r} is no column of scores: mend it")
+
+
+def _finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _check_doubles(path: Path, rows: list[tuple[int, Row]]) -> None:
     """Refuse two rows of one run that differ in what they found; whichever was taken, the other would say no."""
     first: dict[tuple[str, ...], tuple[int, Row]] = {}
-    for line, row in enumerate(rows, 2):
+    for line, row in rows:
         cell = Cell.of(row)
         before, other = first.setdefault((*cell.key.values(), row[HASH]), (line, row))
         for name in (name for name in row if name not in (*KEY, *OF_THE_CALL)):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from toy_study import planned
 
+from synbb.errors import SynbbError
 from synbb.experiments.analysis import comparison_of, rows_of, screened_comparison
 from synbb.experiments.config import StudySettings
 from synbb.experiments.plan import PlannedRun, plan
@@ -90,3 +91,11 @@ def test_densities_of_more_digits_than_a_table_holds_are_found_again(tmp_path: P
     assert len(rows_of(runs, table)) == len(look(runs, table).done) == 4
     assert comparison_of(study, runs, table).differences(["accuracy"])[0].difference.seeds == 2
     assert screened_comparison(study).differences(["accuracy"])[0].difference.seeds == 2
+
+
+def test_rows_without_a_main_score_say_nothing(tmp_path: Path) -> None:
+    study, runs, table = planned(tmp_path)
+    for run in runs:
+        table.append(run.cell, run.config_hash, {"main": "accuracy", "accuracy": float("nan")})
+    with pytest.raises(SynbbError, match=r"runs.csv: no row of this study has a main score"):
+        comparison_of(study, runs, table)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from synbb.experiments.child import _prepare
+from synbb.errors import SynbbError
+from synbb.experiments.child import _check_numbers, _prepare
 from synbb.training.config import run_config
 from synbb.training.run import RunFolder
 
@@ -29,3 +30,10 @@ def test_a_run_goes_on_with_the_masks_that_it_began_with(tmp_path: Path, newer: 
     os.utime(masks, ns=(written, written))
     assert _prepare(run.path, config) is not newer
     assert run.path.exists() is not newer
+
+
+def test_scores_are_numbers() -> None:
+    _check_numbers({"main": "acc", "device": "cpu", "acc": 0.5, "n": 3, "f1": None, "slope": float("inf")}, "toy")
+    for value in ("good", True):
+        with pytest.raises(SynbbError, match=f"task 'toy' gives acc = {value!r}: scores are Python's numbers"):
+            _check_numbers({"main": "acc", "acc": value}, "toy")

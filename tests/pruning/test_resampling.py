@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -71,9 +72,24 @@ def test_stored_and_read(tmp_path: Path) -> None:
     for name, each in given.items():
         assert found[name].kind == each.kind
         assert all(np.array_equal(found[name].parts[part], counts) for part, counts in each.parts.items())
-    (tmp_path / "counts.npz").write_bytes(b"PK nothing")
-    with pytest.raises(SynbbError, match=r"counts.npz: counts of a run cannot be read"):
-        load_resampled(tmp_path / "counts.npz")
+
+
+def test_files_that_hold_no_counts(tmp_path: Path) -> None:
+    file = tmp_path / "counts.npz"
+    save_resampled(file, {"a": Resampled("f1", {"x": np.arange(3000).reshape(-1, 3)})})
+    stored = bytearray(file.read_bytes())
+    damaged = stored[:]
+    damaged[len(stored) // 2] ^= 0xFF
+    array, other = BytesIO(), BytesIO()
+    np.save(array, np.zeros(3))
+    np.savez(other, bogus=np.zeros(3))
+    foreign = BytesIO()
+    np.savez(foreign, **{"a/auc/x": np.zeros((3, 3))})
+    contents = [b"PK nothing", b"", stored[: len(stored) // 2], damaged, *(each.getvalue() for each in (array, other))]
+    for content in [*contents, foreign.getvalue()]:
+        file.write_bytes(content)
+        with pytest.raises(SynbbError, match=r"counts.npz: counts of a run cannot be read .*; remove the file"):
+            load_resampled(file)
 
 
 def test_counts_that_do_not_fit() -> None:

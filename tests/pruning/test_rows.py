@@ -44,3 +44,42 @@ def test_rows_of_one_run_that_contradict_each_other_are_refused(tmp_path: Path) 
     told = r"runs.csv: lines 2 and 4 are both of all bb density 0.5 seed 0 .* differ in acc \(0.25, 0.75\): remove one"
     with pytest.raises(SynbbError, match=told):
         RunTable(file)
+
+
+HEADER = b"fold,method,density,seed,config_hash,main,acc,device,seconds\n"
+GOOD = b"all,bb,0.5,0,abc,acc,0.25,cpu,3\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            HEADER + GOOD + b"\nall,bb,0.5,1,abc,acc,n/a,cpu,3\n",
+            "line 4, column acc: 'n/a' is no finite number: mend it",
+        ),
+        (HEADER + b"all,bb,0.5,0,abc,acc,inf,cpu,3\n", "line 2, column acc: 'inf' is no finite number"),
+        (HEADER + b"all,bb,0.5,0,abc,acc,0.25,cpu,1:20\n", "line 2, column seconds: '1:20' is no finite number"),
+        (HEADER + b"all,bb,nan,0,abc,acc,0.25,cpu,3\n", "line 2, column density: 'nan' is no finite number"),
+        (HEADER + b"all,bb,0.5,0,abc,f1,0.25,cpu,3\n", "line 2, column main: 'f1' is no column of scores"),
+        (HEADER.replace(b",", b";") + GOOD.replace(b",", b";"), "line 2 is no row of a run"),
+        (b"fold,method\xff\xfe", "cannot be read as a table of runs .*: give a CSV in UTF-8"),
+        (None, "cannot be read as a table of runs .*Is a directory"),
+    ],
+)
+def test_what_is_no_table(tmp_path: Path, content: bytes | None, message: str) -> None:
+    file = tmp_path / "runs.csv"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(SynbbError, match=f"runs.csv.*{message}"):
+        RunTable(file)
+
+
+def test_a_table_that_a_spreadsheet_has_stored(tmp_path: Path) -> None:
+    file = tmp_path / "runs.csv"
+    file.write_bytes(b"\xef\xbb\xbf" + (HEADER + GOOD).replace(b"\n", b"\r\n"))
+    assert RunTable(file).find(Cell("all", "bb", 0.5, 0), "abc")["device"] == "cpu"
+
+
+def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
+    table = RunTable(tmp_path / "runs.csv")
+    row = table.append(Cell("all", "bb", 0.5, 0), "abc", {"main": "acc", "acc": 0.25, "slope": float("inf")})
+    assert row["slope"] == RunTable(tmp_path / "runs.csv").rows()[0]["slope"] == ""
