@@ -20,8 +20,8 @@ def command(
     ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time; by default one a GPU, else one.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of each run; by default cores / jobs.")] = None,
-    only: Annotated[str | None, typer.Option(help="Methods to run, separated by commas.")] = None,
-    folds: Annotated[str | None, typer.Option(help="Folds to run, separated by commas.")] = None,
+    only: Annotated[str | None, typer.Option(help="Methods to run, separated by commas; all are analysed.")] = None,
+    folds: Annotated[str | None, typer.Option(help="Folds to run, separated by commas; all are analysed.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is done and missing; run nothing.")] = False,
     analyse: Annotated[bool, typer.Option("--analyse", help="Analyse the rows that are there; run nothing.")] = False,
 ) -> None:

@@ -26,7 +26,7 @@ def compare(
     analyse_only: bool = False,
     say: Say = print,
 ) -> Path:
-    """Run what is missing of a study, then analyse it.
+    """Run what is missing of a study, then analyse all of it that is there.
 
     Args:
         config: YAML file of the study.
@@ -34,8 +34,8 @@ def compare(
         output: folder of the study; runs/compare/<name of the file> by default.
         jobs: runs at a time; one for each GPU by default, else one.
         threads: of each run; all cores shared by default.
-        only: methods to run.
-        folds: folds to run.
+        only: methods to run, all when empty; the analysis takes every finished run of the study.
+        folds: folds to run, likewise.
         dry_run: say what is done and what is missing, and run nothing.
         analyse_only: analyse the rows that are there.
         say: prints a line.
@@ -49,16 +49,17 @@ def compare(
     """
     study = load_study(config, overrides)
     folder = output or Path("runs") / "compare" / Path(config).stem
-    planned = plan(study, folder, str(config), only, folds)
+    planned = plan(study, folder, str(config))
+    chosen = plan(study, folder, str(config), only, folds) if only or folds else planned
     resources = Resources.of(jobs, threads)
     table = table_of(study, folder)
     if dry_run:
-        _tell(study, planned, table, resources, say)
+        _tell(study, planned, chosen, table, resources, say)
         return folder
     problem = None
     if not analyse_only:
         try:
-            run_study(study, planned, folder, resources=resources, say=say)
+            run_study(study, chosen, folder, resources=resources, say=say)
         except StudyIncomplete as error:
             problem = error  # what did succeed is analysed nevertheless
     table.rows()
@@ -70,20 +71,27 @@ def compare(
     return folder
 
 
-def _tell(study: StudySettings, planned: list[PlannedRun], table: RunTable, resources: Resources, say: Say) -> None:
-    """What is done and missing, how long it will take, and what could be found."""
-    progress = look(planned, table)
+def _tell(
+    study: StudySettings,
+    planned: list[PlannedRun],
+    chosen: list[PlannedRun],
+    table: RunTable,
+    resources: Resources,
+    say: Say,
+) -> None:
+    """What is done and missing of the chosen runs, how long it will take, and what the study could find."""
+    progress = look(chosen, table)
     done = {each.cell for each in progress.done}
-    for each in planned:
+    for each in chosen:
         say(f"{'done   ' if each.cell in done else 'missing'} {each.config_hash} {each.cell}")
     if progress.other:
         say(f"{len(progress.other)} rows of {table.path} were made with other settings and are passed over")
     seconds = progress.seconds(table)
     time = "" if seconds is None else f", about {seconds / resources.jobs / 60:.0f} min with {resources.jobs} at a time"
-    say(f"{len(progress.done)} of {len(planned)} runs done, {len(progress.todo)} to do{time}; table {table.path}")
-    comparisons = len(study.densities) * len({each.cell.method for each in planned} - {study.reference})
+    say(f"{len(progress.done)} of {len(chosen)} runs done, {len(progress.todo)} to do{time}; table {table.path}")
+    comparisons = len(study.densities) * (len(study.methods) - 1)
     say(f"{comparisons} comparisons with {study.reference} in each score, {len(study.seeds)} seeds")
-    if progress.done:
+    if rows_of(planned, table):
         comparison = comparison_of(study, planned, table)
     elif study.screened:
         comparison = screened_comparison(study)

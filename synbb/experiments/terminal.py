@@ -36,7 +36,8 @@ def difference_lines(comparison: Comparison, differences: Sequence[Compared]) ->
         low, high = found.low, found.high
         interval = "" if low is None or high is None else f" [{low:+.3f}, {high:+.3f}]"
         p = "" if found.p_adjusted is None else f"{found.p_adjusted:.2g}"
-        rows.append([f"{each.density:g}", each.method, f"{found.mean:+.3f}{interval}", p, found.verdict])
+        mean = "" if math.isnan(found.mean) else f"{found.mean:+.3f}"
+        rows.append([f"{each.density:g}", each.method, mean + interval, p, found.verdict])
     title = (
         f"{comparison.scores[0]} less {comparison.reference}, 95 % intervals, p adjusted for {len(main)} comparisons"
     )

@@ -143,6 +143,21 @@ def test_rows_that_exist_are_skipped_even_on_another_machine(folder: Path, finis
     assert any("6 of 6 runs are finished" in line for line in said)
 
 
+def test_what_is_chosen_to_run_does_not_narrow_the_analysis(folder: Path, finished: list[str]) -> None:
+    files = [folder / "whole" / name for name in ("results.csv", "differences.csv", "summary.md")]
+    before = [file.read_bytes() for file in files]
+    said: list[str] = []
+    for chosen in ({"only": ("again",)}, {"folds": ("all",)}):
+        compare(folder / "study.yaml", output=Path("whole"), analyse_only=True, say=said.append, **chosen)
+        assert [file.read_bytes() for file in files] == before
+    compare(folder / "study.yaml", output=Path("whole"), only=("dense",), dry_run=True, say=said.append)
+    assert [line.split(maxsplit=2)[2] for line in said if line.startswith("done")] == [
+        "all dense density 1 seed 0",
+        "all dense density 1 seed 1",
+    ]
+    assert any(line.startswith("2 comparisons with magnitude") for line in said)
+
+
 def test_a_dry_run_says_what_is_missing(folder: Path, finished: list[str]) -> None:
     said: list[str] = []
     compare(folder / "study.yaml", ["seeds=[0,1,2]"], output=Path("whole"), dry_run=True, jobs=1, say=said.append)

@@ -70,5 +70,15 @@ def test_differences_fit_a_narrow_terminal() -> None:
     assert max(map(len, lines)) <= 80
 
 
+def test_a_difference_without_a_pair_is_an_empty_cell() -> None:
+    whole = study(range(2))
+    points = {cell: each for cell, each in whole.points.items() if cell.method != "dense"}
+    some = Comparison(points, *list(vars(whole).values())[1:])
+    lines = difference_lines(some, some.differences(["pr_auc"]))
+    assert [line.split() for line in lines if "dense" in line] == [
+        [density, "dense", "no", "claim:", "0", "paired", "seeds"] for density in ("0.5", "0.25")
+    ]
+
+
 def test_a_study_of_the_reference_alone_has_no_differences() -> None:
     assert difference_lines(study(range(2)), []) == []
