@@ -66,7 +66,7 @@ class Difference:
         low: lower end of the 95 % interval; None with fewer than five paired seeds.
         high: upper end.
         p: two-sided p-value of a t test with the bootstrap's standard error; None where there is no interval.
-        p_adjusted: the same by Holm's method over all comparisons of the family.
+        p_adjusted: the same by Holm's method over all comparisons of the family, those to come among them.
         seeds: paired seeds.
         folds: folds.
         units: held-out units that were drawn, by name; empty when only seeds were.
@@ -200,12 +200,15 @@ class PairedBootstrap:
 
 
 def holm(differences: Sequence[Difference]) -> list[Difference]:
-    """The same differences with p-values adjusted for all that have one (Holm, Scand. J. Stat. 6, 1979)."""
+    """The same differences with p-values adjusted for all of them (Holm, Scand. J. Stat. 6, 1979).
+
+    The family is what was planned: one without a p-value, as runs of it are missing, counts as if it had the largest.
+    """
     tested = sorted((d.p, i) for i, d in enumerate(differences) if d.p is not None)
     adjusted: dict[int, float] = {}
     largest = 0.0
     for rank, (p, i) in enumerate(tested):
-        largest = max(largest, min(1.0, p * (len(tested) - rank)))
+        largest = max(largest, min(1.0, p * (len(differences) - rank)))
         adjusted[i] = largest
     return [replace(d, p_adjusted=adjusted.get(i), comparisons=len(differences)) for i, d in enumerate(differences)]
 

@@ -152,13 +152,13 @@ def test_holm_by_hand() -> None:
     def of(p: float | None) -> Difference:
         return Difference(0.1, 0.1, None, None, p, LEAST_SEEDS, 1, {})
 
-    found = holm([of(0.01), of(0.04), of(None), of(0.03), of(0.9)])
+    found = holm([of(0.004), of(0.04), of(None), of(0.03), of(0.9)])  # of five, one of which is not yet there
     assert [each.p_adjusted for each in found] == [
-        pytest.approx(0.04),
-        pytest.approx(0.09),
+        pytest.approx(0.02),
+        pytest.approx(0.12),
         None,
-        pytest.approx(0.09),
-        pytest.approx(0.9),
+        pytest.approx(0.12),
+        1.0,
     ]
     assert [each.verdict for each in found] == [
         "ahead",
