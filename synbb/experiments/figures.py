@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from synbb.pruning.balance import balance_fit, log_odds
 from synbb.pruning.comparison import Comparison
+from synbb.pruning.paired import seed_means
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,7 +74,7 @@ def _ranked(comparison: Comparison, scores: Sequence[str]) -> Figure:
         means = {method: each.mean for method, _, each in comparison.summaries(score)}
         for place, (method, density, _) in enumerate(first):
             colour = REFERENCE if method == comparison.reference else GREY if density == 1 else OTHERS
-            seeds = _by_seed(comparison, method, density, score)
+            seeds = _of_seeds(comparison, method, density, score)
             axes.plot([means.get(method, math.nan)], [place], "|", color=colour, markersize=11, markeredgewidth=2.2)
             axes.scatter(seeds, np.full(len(seeds), place), s=14, color=colour, alpha=0.6, linewidths=0)
         if comparison.reference in means:
@@ -120,7 +121,7 @@ def _draw_score(axes: Axes, comparison: Comparison, score: str, colours: Mapping
             label=name,
         )
         for density, _ in found:
-            seeds = _by_seed(comparison, name, density, score)
+            seeds = _of_seeds(comparison, name, density, score)
             at = np.full(len(seeds), density * spread)
             axes.scatter(at, seeds, s=9, color=[colour], alpha=0.45, linewidths=0, zorder=2)
     for name, own in comparison.own.items():
@@ -144,19 +145,19 @@ def _draw_score(axes: Axes, comparison: Comparison, score: str, colours: Mapping
     axes.set_title(_runs(comparison, score), fontsize=SMALL + 1, color=GREY, loc="left")
 
 
-def _by_seed(comparison: Comparison, method: str, density: float, score: str) -> list[float]:
-    """Mean over folds of each seed."""
-    of_seed: dict[int, list[float]] = {}
-    for (_, seed), point in comparison.at(method, density, score).items():
-        of_seed.setdefault(seed, []).append(point.score)
-    return [float(np.mean(values)) for values in of_seed.values()]
+def _of_seeds(comparison: Comparison, method: str, density: float, score: str) -> list[float]:
+    return list(seed_means(comparison.at(method, density, score)).values())
 
 
 def _runs(comparison: Comparison, score: str) -> str:
     found = [each for _, _, each in comparison.summaries(score)]
-    seeds, folds = sorted({each.seeds for each in found}), max(each.folds for each in found)
-    many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    return f"mean of {many} seed{'s' * (seeds != [1])}, {folds} fold{'s' * (folds > 1)}; points are seeds"
+    seeds, folds = _many([each.seeds for each in found], "seed"), _many([each.folds for each in found], "fold")
+    return f"mean of {seeds}, {folds}; points are seeds"
+
+
+def _many(numbers: Sequence[int], what: str) -> str:
+    least, most = min(numbers), max(numbers)
+    return f"{most} {what}{'s' * (most > 1)}" if least == most else f"{least} to {most} {what}s"
 
 
 def _name(score: str) -> str:

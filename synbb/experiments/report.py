@@ -97,7 +97,7 @@ def _notes(
         f"expanded for few seeds; none with fewer than {LEAST_SEEDS} paired seeds, and no claim then."
     )
     verdicts = f"Verdicts: {family} comparisons in each score, p-values adjusted by Holm's method at {LEVEL:g}."
-    notes = [done, intervals, verdicts]
+    notes = [done, *_passed_over(comparison), intervals, verdicts]
     judged = [each.difference for each in differences if each.difference.seeds >= LEAST_SEEDS]
     lost = sum(not each.units for each in judged)
     if lost:
@@ -106,6 +106,13 @@ def _notes(
             "another run lie at their place: over seeds only."
         )
     return notes + power_lines(comparison, differences, len(study.seeds), family)
+
+
+def _passed_over(comparison: Comparison) -> list[str]:
+    count = comparison.passed_over(comparison.scores[0])
+    if not count:
+        return []
+    return [f"{count} finished runs stand behind no mean: their seed lacks folds that another seed of the method has."]
 
 
 def device_lines(rows: Sequence[Row]) -> list[str]:

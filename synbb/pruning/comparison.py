@@ -73,10 +73,15 @@ class Comparison:
         found = []
         for method in self.methods:
             for density in [self.own[method]] if method in self.own else self.densities:
-                points = self.at(method, density, score)
-                if points:
-                    found.append((method, density, summary(points)))
+                each = summary(self.at(method, density, score))
+                if each.seeds:
+                    found.append((method, density, each))
         return found
+
+    def passed_over(self, score: str) -> int:
+        """Runs with a score that no mean is made of, as their seed lacks folds that another one has."""
+        known = sum(score in each and not math.isnan(each[score].score) for each in self.points.values())
+        return known - sum(each.seeds * each.folds for _, _, each in self.summaries(score))
 
     def differences(self, scores: Sequence[str], bootstrap: PairedBootstrap | None = None) -> list[Compared]:
         """Every method less the reference at every density.

@@ -48,7 +48,10 @@ Points = Mapping[tuple[str, int], Point]
 
 @dataclass(frozen=True)
 class Summary:
-    """Scores of one method: mean over folds and seeds, SD over seeds (of their means over folds; nan for one)."""
+    """Scores of one method: mean over folds and seeds, SD over seeds (of their means over folds; nan for one).
+
+    Each of the seeds has a run in each of the folds (:func:`complete`), so that seeds x folds runs are behind the mean.
+    """
 
     mean: float
     sd: float
@@ -67,8 +70,8 @@ class Difference:
         high: upper end.
         p: two-sided p-value of a t test with the bootstrap's standard error; None where there is no interval.
         p_adjusted: the same by Holm's method over all comparisons of the family, those to come among them.
-        seeds: paired seeds.
-        folds: folds.
+        seeds: paired seeds, each with a pair in every one of the folds.
+        folds: folds that are paired.
         units: held-out units that were drawn, by name; empty when only seeds were.
         comparisons: size of the family.
         smaller_is_better: whether the lower score is the better one, as of error rates.
@@ -99,9 +102,28 @@ class Difference:
 
 
 def summary(points: Points) -> Summary:
-    """Mean and SD over seeds."""
-    values = _by_seed({key: point.score for key, point in points.items()})
-    return Summary(_mean(values), _sd(values), len(values), len({fold for fold, _ in points}))
+    """Mean and SD over seeds, of those that have all folds."""
+    used = complete(_known(points))
+    values = np.asarray(list(seed_means(points).values()), np.float64)
+    return Summary(_mean(values), _sd(values), len(values), len({fold for fold, _ in used}))
+
+
+def seed_means(points: Points) -> dict[int, float]:
+    """Mean over folds of each seed that has all of them."""
+    return _by_seed({key: points[key].score for key in complete(_known(points))})
+
+
+def complete(runs: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+    """The (fold, seed) pairs of seeds that have all folds, in order.
+
+    All folds are those of the seed that has most of them, the first of several. Folds differ by more than seeds do:
+    a mean to which one seed adds other folds than the next would tell of folds, not of methods.
+    """
+    folds: dict[int, set[str]] = {}
+    for fold, seed in runs:
+        folds.setdefault(seed, set()).add(fold)
+    most = max((each for _, each in sorted(folds.items())), key=len, default=set())
+    return sorted((fold, seed) for seed, each in folds.items() if each == most for fold in most)
 
 
 class PairedBootstrap:
@@ -118,12 +140,12 @@ class PairedBootstrap:
         self._scores: dict[tuple[str, int], tuple[Resampled, Floats]] = {}
 
     def difference(self, ours: Points, theirs: Points) -> Difference:
-        """``ours`` less ``theirs`` over the (fold, seed) pairs that both have a score for."""
-        pairs = sorted(key for key in ours.keys() & theirs.keys() if _known(ours[key], theirs[key]))
+        """``ours`` less ``theirs`` over the (fold, seed) pairs that both have a score for, of seeds with all folds."""
+        pairs = complete(_known(ours) & _known(theirs))
         if not pairs:
             return Difference(math.nan, math.nan, None, None, None, 0, 0, {})
         values = {key: ours[key].score - theirs[key].score for key in pairs}
-        by_seed = _by_seed(values)
+        by_seed = np.asarray(list(_by_seed(values).values()), np.float64)
         folds = sorted({fold for fold, _ in pairs})
         found = Difference(
             _mean(by_seed), _sd(by_seed), None, None, None, len(by_seed), len(folds), self._units(ours, theirs, pairs)
@@ -281,17 +303,17 @@ def _satterthwaite(parts: Iterable[tuple[float, int]]) -> float:
     return float(sum(v for v, _ in known) ** 2 / sum(v**2 / f for v, f in known))
 
 
-def _known(one: Point, other: Point) -> bool:
-    return not (math.isnan(one.score) or math.isnan(other.score))
+def _known(points: Points) -> set[tuple[str, int]]:
+    """(fold, seed) of the points that have a score."""
+    return {key for key, point in points.items() if not math.isnan(point.score)}
 
 
-def _by_seed(values: Mapping[tuple[str, int], float]) -> Floats:
-    """Mean over folds of each seed; a missing score (nan) is passed over."""
+def _by_seed(values: Mapping[tuple[str, int], float]) -> dict[int, float]:
+    """Mean over folds of each seed."""
     of_seed: dict[int, list[float]] = {}
-    for (_, seed), value in sorted(values.items()):
-        if not math.isnan(value):
-            of_seed.setdefault(seed, []).append(value)
-    return np.asarray([np.mean(each) for each in of_seed.values()], np.float64)
+    for (_, seed), value in values.items():
+        of_seed.setdefault(seed, []).append(value)
+    return {seed: float(np.mean(each)) for seed, each in of_seed.items()}
 
 
 def _weighted(by_seed: Floats, weights: NDArray[np.int64]) -> Floats:

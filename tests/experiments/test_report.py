@@ -33,3 +33,16 @@ def test_the_balance_of_another_run_at_the_same_place_is_not_drawn(tmp_path: Pat
         (reference.folder / "scored.json").write_text(json.dumps({"config_hash": config_hash, "row": {}}))
         write_report(study, runs, table, comparison_of(study, runs, table), tmp_path)
         assert (tmp_path / "balance.png").exists() == (config_hash == reference.config_hash)
+
+
+def test_runs_of_seeds_without_all_folds_are_told(tmp_path: Path) -> None:
+    folds = {"one": {}, "two": {"data.held_out": 1}}
+    study, runs, table = planned(tmp_path, densities=[0.5], folds=folds)
+    for run in runs:
+        if (run.cell.fold, run.cell.seed) != ("two", 1):
+            table.append(run.cell, run.config_hash, {"main": "accuracy", "accuracy": 0.5})
+    lines = write_report(study, runs, table, comparison_of(study, runs, table), tmp_path)
+    told = "3 finished runs stand behind no mean: their seed lacks folds that another seed of the method has."
+    assert lines.index(told) == [line.startswith("9 of 12 runs") for line in lines].index(True) + 1
+    assert "accuracy, mean and SD of 1 seed x 2 folds" in lines
+    assert told in (tmp_path / "summary.md").read_text()

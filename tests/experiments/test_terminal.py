@@ -50,6 +50,18 @@ def test_runs_that_are_missing_show() -> None:
     assert rest[-1].endswith("3 seeds")
 
 
+def test_folds_that_are_missing_show() -> None:
+    whole = study(range(3), ["a", "b"])
+    points = {cell: each for cell, each in whole.points.items() if (cell.method, cell.fold) != ("dense", "b")}
+    points |= {Cell("b", "dense", 1.0, 1): {"pr_auc": Point(0.1)}}
+    some = Comparison(points, *list(vars(whole).values())[1:])
+    title, _, _, dense, *rest = score_lines(some)
+    assert title == "pr_auc, mean and SD"
+    assert dense.endswith("1 seed x 2 folds")
+    assert rest[-1].endswith("3 seeds x 2 folds")
+    assert some.passed_over("pr_auc") == 2
+
+
 def test_one_seed_has_no_spread_and_no_claim() -> None:
     one = study([0])
     assert "0.900" in score_lines(one)[3]

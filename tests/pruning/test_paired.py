@@ -14,7 +14,9 @@ from synbb.pruning.paired import (
     Difference,
     PairedBootstrap,
     Point,
+    complete,
     holm,
+    seed_means,
     smallest_detectable,
     summary,
     t_quantile,
@@ -62,14 +64,34 @@ def test_summary_and_difference_by_hand() -> None:
         ("b", 1): Point(0.2),
         ("b", 7): Point(1),
     }
-    found = summary(ours)
-    assert (found.mean, found.seeds, found.folds) == (pytest.approx(np.mean([0.4, 0.6, 0.9])), 3, 2)
-    assert found.sd == pytest.approx(np.std([0.4, 0.6, 0.9], ddof=1))
+    found = summary(ours)  # seed 2 has the first fold alone
+    assert (found.mean, found.seeds, found.folds) == (pytest.approx(np.mean([0.4, 0.6])), 2, 2)
+    assert found.sd == pytest.approx(np.std([0.4, 0.6], ddof=1))
+    assert seed_means(ours) == {0: pytest.approx(0.4), 1: pytest.approx(0.6)}
     gap = PairedBootstrap().difference(ours, theirs)  # seeds 0 and 1: (0.1 + 0.1) / 2 and (0.2 + 0.3) / 2
     assert gap.mean == pytest.approx(0.175)
     assert gap.sd == pytest.approx(np.std([0.1, 0.25], ddof=1))
     assert (gap.seeds, gap.folds, gap.low, gap.high, gap.p) == (2, 2, None, None, None)
     assert gap.verdict == "no claim: 2 paired seeds"
+
+
+def test_folds_that_a_method_lacks_move_no_mean_and_make_no_pairs() -> None:
+    ours = {
+        (fold, seed): Point(score + 0.01 * seed) for fold, score in (("easy", 0.9), ("hard", 0.5)) for seed in range(5)
+    }
+    theirs = {key: point for key, point in ours.items() if key[0] == "easy" or key[1] == 0}
+    assert (summary(theirs).mean, summary(theirs).seeds, summary(theirs).folds) == (pytest.approx(0.7), 1, 2)
+    found = PairedBootstrap().difference(theirs, ours)
+    assert (found.mean, found.seeds, found.folds, found.low) == (0, 1, 2, None)
+    assert found.verdict == "no claim: 1 paired seeds"
+    easy = PairedBootstrap().difference({key: p for key, p in ours.items() if key[0] == "easy"}, ours)
+    assert (easy.seeds, easy.folds) == (5, 1), "pairs of the folds that both have"
+
+
+def test_complete_seeds() -> None:
+    assert complete([]) == []
+    assert complete([("b", 1), ("a", 0)]) == [("a", 0)], "of two that are alike the first"
+    assert complete([("a", 0), ("b", 2), ("a", 2), ("b", 1), ("a", 1)]) == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
 
 
 def test_no_pair_no_difference() -> None:
