@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -242,12 +242,13 @@ def compare(
     ]
     wanted = dict.fromkeys(cell for cell, _ in cells)
     makers = dict(cells)
+    known = dict.fromkeys(name for row in _found(rows, wanted, version).values() for name in points_of(row))
+    first = True
     for cell in wanted:
         if rows.find(cell, _hash(cell, version)) is None:
             make = makers[cell]
             pruner = None if make is None else make(cell.density, cell.seed)
             scores = _scores(train_fn(pruner, cell.seed), cell)
-            _check_known(smaller_is_better, scores)  # with the first run, not after the last
             if pruner is not None and not pruner.attached:
                 raise SynbbError(f"{cell}: train_fn returned and did not attach the pruner that it was given")
             realised = 1.0 if pruner is None else pruner.density()
@@ -259,14 +260,16 @@ def compare(
                     stacklevel=2,
                 )
             rows.append(cell, _hash(cell, version), {"realised_density": realised, **scores})
+            known |= dict.fromkeys(scores)
+            if first:  # a slip of the pen shows now, not after the last run; a run may leave a score out
+                _check_known(smaller_is_better, known)
+            first = False
             if say is not None:
                 say(f"{cell}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
-    found = {cell: row for cell in wanted if (row := rows.find(cell, _hash(cell, version))) is not None}
-    points = {cell: points_of(row) for cell, row in found.items()}
-    for each in points.values():  # of a table's rows, too
-        _check_known(smaller_is_better, each)
+    found = _found(rows, wanted, version)
+    _check_known(smaller_is_better, known)
     return Comparison(
-        points=points,
+        points={cell: points_of(row) for cell, row in found.items()},
         methods=list(methods),
         densities=densities,
         reference=reference,
@@ -274,6 +277,10 @@ def compare(
         realised=realised_of(found),
         smaller_is_better=frozenset(smaller_is_better),
     )
+
+
+def _found(rows: RunTable, cells: Iterable[Cell], version: str) -> dict[Cell, Row]:
+    return {cell: row for cell in cells if (row := rows.find(cell, _hash(cell, version))) is not None}
 
 
 def points_of(row: Row, names: Sequence[str] | None = None) -> dict[str, Point]:
@@ -330,7 +337,7 @@ def _scores(found: float | Mapping[str, float], cell: Cell) -> dict[str, float]:
     return scores
 
 
-def _check_known(smaller_is_better: Sequence[str], scores: Mapping[str, object]) -> None:
+def _check_known(smaller_is_better: Sequence[str], scores: Iterable[str]) -> None:
     """Names that are no score would turn a verdict round."""
     for name in smaller_is_better:
         if name not in scores:

@@ -145,6 +145,27 @@ def test_names_that_are_no_score_would_turn_verdicts_round(tmp_path: Path) -> No
         compare(training, METHODS, **options, table=table, smaller_is_better=["los"])
 
 
+def test_a_run_may_leave_a_score_out(tmp_path: Path) -> None:
+    """As the message about scores that are not finite advises."""
+    calls: list[int] = []
+
+    def train(pruner: None, seed: int) -> dict[str, float]:
+        calls.append(seed)
+        return {"acc": 0.5} if seed else {"acc": 1.0, "wer": 0.25}
+
+    options = {"densities": [1.0], "seeds": [0, 1, 2], "reference": "dense", "smaller_is_better": ["wer"]}
+    options["table"] = tmp_path / "runs.csv"
+    for _ in range(2):
+        found = compare(train, {"dense": None}, **options)
+        assert [len(found.at("dense", 1.0, name)) for name in ("acc", "wer")] == [3, 1]
+    assert calls == [0, 1, 2]
+    (tmp_path / "runs.csv").unlink()
+    with pytest.raises(SynbbError, match="smaller_is_better names 'wer'"):
+        compare(train, {"dense": None}, **{**options, "seeds": [1, 0]})
+    compare(train, {"dense": None}, **{**options, "seeds": [1, 0]})
+    assert calls == [0, 1, 2, 1, 0], "the first run was kept"
+
+
 def test_a_training_that_ends_before_the_last_masks_is_told_of() -> None:
     methods = {"dense": None, "late": lambda density, seed: Magnitude(density, warmup=2, ramp=60, refresh=2)}
     told = r"all late density 0\.5 seed 0: .* at step 12, before the last masks \(step 62\)"
