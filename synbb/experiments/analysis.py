@@ -24,6 +24,11 @@ def rows_of(planned: list[PlannedRun], table: RunTable) -> dict[Cell, Row]:
     return {cell: row for cell, row in found.items() if row is not None}
 
 
+def own_densities(study: StudySettings) -> dict[str, float]:
+    """Method → the density that it is run at once for all densities, of those that have one."""
+    return {name: own for name in study.methods if (own := study.own_density(name)) is not None}
+
+
 def comparison_of(study: StudySettings, planned: list[PlannedRun], table: RunTable) -> Comparison:
     """What the finished runs of a study say.
 
@@ -55,7 +60,7 @@ def comparison_of(study: StudySettings, planned: list[PlannedRun], table: RunTab
         methods=list(study.methods),
         densities=study.densities,
         reference=study.reference,
-        own={name: own for name in study.methods if (own := study.own_density(name)) is not None},
+        own=own_densities(study),
         realised=realised_of(rows),
         smaller_is_better=frozenset(
             name for each, _ in stored.values() for name, of in each.items() if of.kind in SMALLER_IS_BETTER
@@ -87,7 +92,7 @@ def screened_comparison(study: StudySettings) -> Comparison:
         methods=list(study.methods),
         densities=sorted({cell.density for cell in rows if study.own_density(cell.method) is None}),
         reference=study.reference,
-        own={name: float(plain(own)) for name in study.methods if (own := study.own_density(name)) is not None},
+        own={name: float(plain(own)) for name, own in own_densities(study).items()},
         realised=realised_of(rows),
     )
     if not any(each.difference.seeds >= 2 for each in found.differences(found.scores)):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from synbb.experiments.analysis import comparison_of, rows_of, screened_comparison
+from synbb.experiments.analysis import comparison_of, own_densities, rows_of, screened_comparison
 from synbb.experiments.config import StudySettings, load_study
 from synbb.experiments.plan import PlannedRun, plan
 from synbb.experiments.report import power_lines, write_report
 from synbb.experiments.runner import Resources, Say
 from synbb.experiments.study import StudyIncomplete, look, run_study, table_of
+from synbb.pruning.comparison import family
 from synbb.pruning.rows import RunTable
 
 
@@ -89,7 +90,7 @@ def _tell(
     seconds = progress.seconds(table)
     time = "" if seconds is None else f", about {seconds / resources.jobs / 60:.0f} min with {resources.jobs} at a time"
     say(f"{len(progress.done)} of {len(chosen)} runs done, {len(progress.todo)} to do{time}; table {table.path}")
-    comparisons = len(study.densities) * (len(study.methods) - 1)
+    comparisons = len(family(list(study.methods), study.densities, study.reference, own_densities(study)))
     say(f"{comparisons} comparisons with {study.reference} in each score, {len(study.seeds)} seeds")
     if rows_of(planned, table):
         comparison = comparison_of(study, planned, table)

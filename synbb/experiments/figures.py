@@ -130,8 +130,7 @@ def _draw_score(axes: Axes, comparison: Comparison, score: str, colours: Mapping
             continue
         colour = GREY if own == 1 else colours[name][0]
         mean, sd = found_own[0].mean, found_own[0].sd
-        label = name if own == 1 else f"{name} (density {own:g})"
-        axes.axhline(mean, color=colour, linewidth=1.2, linestyle="--", zorder=1, label=label)
+        axes.axhline(mean, color=colour, linewidth=1.2, linestyle="--", zorder=1, label=comparison.label(name))
         if not math.isnan(sd):
             axes.axhspan(mean - sd, mean + sd, color=colour, alpha=0.15, linewidth=0, zorder=0)
     axes.set_xscale("log")

@@ -97,7 +97,7 @@ def _notes(
         f"expanded for few seeds; none with fewer than {LEAST_SEEDS} paired seeds, and no claim then."
     )
     verdicts = f"Verdicts: {family} comparisons in each score, p-values adjusted by Holm's method at {LEVEL:g}."
-    notes = [done, *_passed_over(comparison), intervals, verdicts]
+    notes = [done, *_passed_over(comparison), *_own_densities(comparison), intervals, verdicts]
     judged = [each.difference for each in differences if each.difference.seeds >= LEAST_SEEDS]
     lost = sum(not each.units for each in judged)
     if lost:
@@ -106,6 +106,14 @@ def _notes(
             "another run lie at their place: over seeds only."
         )
     return notes + power_lines(comparison, differences, len(study.seeds), family)
+
+
+def _own_densities(comparison: Comparison) -> list[str]:
+    """Of the methods that are compared at another density than theirs."""
+    own = [f"{name} at {density:g}" for name, density in comparison.own.items()]
+    if not own:
+        return []
+    return [f"Not at equal density: {', '.join(own)}, run once and compared at every density."]
 
 
 def _passed_over(comparison: Comparison) -> list[str]:

@@ -37,10 +37,9 @@ def difference_lines(comparison: Comparison, differences: Sequence[Compared]) ->
         interval = "" if low is None or high is None else f" [{low:+.3f}, {high:+.3f}]"
         p = "" if found.p_adjusted is None else f"{found.p_adjusted:.2g}"
         mean = "" if math.isnan(found.mean) else f"{found.mean:+.3f}"
-        rows.append([f"{each.density:g}", each.method, mean + interval, p, found.verdict])
-    title = (
-        f"{comparison.scores[0]} less {comparison.reference}, 95 % intervals, p adjusted for {len(main)} comparisons"
-    )
+        rows.append([f"{each.density:g}", comparison.label(each.method), mean + interval, p, found.verdict])
+    less = f"{comparison.scores[0]} less {comparison.label(comparison.reference)}"
+    title = f"{less}, 95 % intervals, p adjusted for {len(main)} comparisons"
     return [title, *_aligned([["density", "method", "difference", "p", "verdict"], *rows])]
 
 

@@ -24,7 +24,14 @@ FOLD = "all"
 
 @dataclass(frozen=True)
 class Compared:
-    """One method less the reference at one density, in one score."""
+    """One method less the reference at one density, in one score.
+
+    Attributes:
+        score: its name.
+        density: of the comparison; a method with a density of its own stands at each.
+        method: its name.
+        difference: from the reference.
+    """
 
     score: str
     density: float
@@ -58,6 +65,16 @@ class Comparison:
     def scores(self) -> list[str]:
         """Names of all scores, as the runs name them."""
         return list(dict.fromkeys(name for each in self.points.values() for name in each))
+
+    @property
+    def family(self) -> list[tuple[float, str]]:
+        """(density, method) of every difference from the reference in one score."""
+        return family(self.methods, self.densities, self.reference, self.own)
+
+    def label(self, method: str) -> str:
+        """Its name, with the density of its own where it is pruned at one, whatever density it stands at."""
+        own = self.own.get(method, DENSE)
+        return method if own == DENSE else f"{method} (density {own:g})"
 
     def at(self, method: str, density: float, score: str) -> Points:
         """Scores of a method that stand for it at a density."""
@@ -95,17 +112,12 @@ class Comparison:
         drawn = bootstrap or PairedBootstrap()
         found: list[Compared] = []
         for score in scores:
-            family = []
-            for density in self.densities:
-                theirs = self.at(self.reference, density, score)
-                for method in self.methods:
-                    again = {method, self.reference} <= self.own.keys() and density != self.densities[0]
-                    if method != self.reference and not again:
-                        each = drawn.difference(self.at(method, density, score), theirs)
-                        each = replace(each, smaller_is_better=score in self.smaller_is_better)
-                        family.append(Compared(score, density, method, each))
-            adjusted = holm([each.difference for each in family])
-            found += [replace(each, difference=d) for each, d in zip(family, adjusted, strict=True)]
+            differences = []
+            for density, method in self.family:
+                each = drawn.difference(self.at(method, density, score), self.at(self.reference, density, score))
+                differences.append(replace(each, smaller_is_better=score in self.smaller_is_better))
+            adjusted = zip(self.family, holm(differences), strict=True)
+            found += [Compared(score, density, method, each) for (density, method), each in adjusted]
         return found
 
     def score_rows(self, scores: Sequence[str]) -> list[Row]:
@@ -131,7 +143,7 @@ class Comparison:
 
     def difference_rows(self, differences: Sequence[Compared]) -> list[Row]:
         """One row for each difference, with its interval, p-value and verdict."""
-        return [_difference_row(each, self.reference) for each in differences]
+        return [_difference_row(each, self) for each in differences]
 
     def __str__(self) -> str:
         scores = self.scores
@@ -139,14 +151,28 @@ class Comparison:
         return "\n\n".join(tables)
 
 
-def _difference_row(each: Compared, reference: str) -> Row:
-    found = each.difference
+def family(
+    methods: Sequence[str], densities: Sequence[float], reference: str, own: Mapping[str, float]
+) -> list[tuple[float, str]]:
+    """(density, method) of every difference from the reference; two that have densities of their own differ once."""
+    return [
+        (density, method)
+        for density in densities
+        for method in methods
+        if method != reference and not ({method, reference} <= own.keys() and density != densities[0])
+    ]
+
+
+def _difference_row(each: Compared, comparison: Comparison) -> Row:
+    found, reference = each.difference, comparison.reference
     over = " and ".join(["seeds", *(f"{n} {name}" for name, n in found.units.items())])
     return {
         "score": each.score,
         "density": plain(each.density),
         "method": each.method,
+        "method_density": plain(comparison.own.get(each.method, each.density)),
         "less": reference,
+        "less_density": plain(comparison.own.get(reference, each.density)),
         "difference": plain(found.mean),
         "sd_of_pairs": plain(found.sd),
         "low": plain(found.low),

@@ -57,6 +57,15 @@ def test_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert not folder.exists()
 
 
+def test_methods_that_are_run_once_are_compared_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = study(tmp_path, reference="dense", densities=[0.1, 0.2])
+    given = ("compare", file, "methods.late={method: magnitude, density: 0.3}", "--output", tmp_path, "--dry-run")
+    assert synbb(*given, monkeypatch=monkeypatch) == 0
+    assert "3 comparisons with dense in each score, 2 seeds" in capsys.readouterr().out.splitlines()
+
+
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [

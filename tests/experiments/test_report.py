@@ -46,3 +46,12 @@ def test_runs_of_seeds_without_all_folds_are_told(tmp_path: Path) -> None:
     assert lines.index(told) == [line.startswith("9 of 12 runs") for line in lines].index(True) + 1
     assert "accuracy, mean and SD of 1 seed x 2 folds" in lines
     assert told in (tmp_path / "summary.md").read_text()
+
+
+def test_methods_with_a_density_of_their_own_are_named(tmp_path: Path) -> None:
+    methods = {"dense": {"method": "none"}, "tuned": {"method": "magnitude", "density": 0.1}, "set": {"method": "set"}}
+    study, runs, table = planned(tmp_path, methods=methods, reference="set", seeds=[0])
+    for run in runs:
+        table.append(run.cell, run.config_hash, {"main": "accuracy", "accuracy": 0.5})
+    lines = write_report(study, runs, table, comparison_of(study, runs, table), tmp_path)
+    assert "Not at equal density: dense at 1, tuned at 0.1, run once and compared at every density." in lines

@@ -92,5 +92,25 @@ def test_a_difference_without_a_pair_is_an_empty_cell() -> None:
     ]
 
 
+def test_a_density_of_its_own_stands_beside_the_method() -> None:
+    whole = study(range(2))
+    points = dict(whole.points)
+    points |= {Cell("all", "tuned", 0.1, seed): {"pr_auc": Point(0.6)} for seed in range(2)}
+    own = {"dense": 1.0, "tuned": 0.1}
+    given = (points, [*whole.methods, "tuned"], whole.densities)
+    some = Comparison(*given, "magnitude", own, {})
+    found = some.differences(["pr_auc"])
+    lines = difference_lines(some, found)
+    assert [line.split()[0] for line in lines if " tuned (density 0.1) " in line] == ["0.5", "0.25"]
+    assert [line.split()[1] for line in lines if "dense " in line] == ["dense", "dense"]
+    densities = [(row["density"], row["method_density"], row["less_density"]) for row in some.difference_rows(found)]
+    assert densities[:3] == [("0.5", "1", "0.5"), ("0.5", "0.5", "0.5"), ("0.5", "0.1", "0.5")]
+    other = Comparison(*given, "tuned", own, {})
+    title, _, _, dense, *_ = difference_lines(other, other.differences(["pr_auc"]))
+    assert title.startswith("pr_auc less tuned (density 0.1), 95 % intervals, p adjusted for 5 comparisons")
+    assert other.difference_rows(other.differences(["pr_auc"]))[0]["less_density"] == "0.1"
+    assert dense.split()[:2] == ["0.5", "dense"]
+
+
 def test_a_study_of_the_reference_alone_has_no_differences() -> None:
     assert difference_lines(study(range(2)), []) == []
