@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from synbb.errors import SynbbError
 from synbb.pruning.paired import LEAST_SEEDS, Difference, PairedBootstrap, Point, Points, Summary, holm, summary
-from synbb.pruning.rows import FIRST, TEXT, Cell, Row, RunTable, plain
+from synbb.pruning.rows import FIRST, TEXT, Cell, Row, RunTable, is_number, plain
 
 if TYPE_CHECKING:
     from synbb.pruning.pruner import Pruner
@@ -312,7 +312,7 @@ def _found(rows: RunTable, cells: Iterable[Cell], version: str) -> dict[Cell, Ro
 def points_of(row: Row, names: Sequence[str] | None = None) -> dict[str, Point]:
     """The scores in a row, without counts; all numbers beside the first columns when ``names`` is None."""
     wanted = [name for name in row if name not in (*FIRST, *TEXT)] if names is None else names
-    return {name: Point(float(row[name])) for name in wanted if row.get(name)}
+    return {name: Point(float(row[name])) for name in wanted if is_number(row.get(name, ""))}
 
 
 def realised_of(rows: Mapping[Cell, Row]) -> dict[Cell, float]:

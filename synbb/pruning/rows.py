@@ -24,7 +24,10 @@ OF_THE_CALL = ("synbb", "commit", "device", "steps_per_second", "seconds", "scor
 """Columns that may differ between two runs of the same settings."""
 
 TEXT = ("fold", "method", HASH, "synbb", "commit", "main", "device")
-"""Columns that hold text; all others hold finite numbers or nothing."""
+"""Columns that hold text."""
+
+NUMBERS = ("density", "seed", "realised_density", "macs", "steps_per_second", "seconds", "scoring_seconds")
+"""Columns that hold finite numbers or nothing, as those of scores do; others may be somebody's own, of text."""
 
 Row = dict[str, str]
 
@@ -97,8 +100,10 @@ class RunTable:
         if self.path is None or not self.path.exists():
             return list(self._rows)
         found = _read(self.path)
+        numbers = {name for _, row in found for name, text in row.items() if name and text and is_number(text)}
+        numbers = (numbers | {*NUMBERS} | {row.get("main", "") for _, row in found}) - {*TEXT}
         for line, row in found:
-            _check_row(row, f"{self.path}: line {line}")
+            _check_row(row, numbers, f"{self.path}: line {line}")
         _check_doubles(self.path, found)
         self._rows = [row for _, row in found]
         return list(self._rows)
@@ -148,7 +153,7 @@ def _read(path: Path) -> list[tuple[int, Row]]:
         raise SynbbError(f"{path} cannot be read as a table of runs ({error}): give a CSV in UTF-8") from None
 
 
-def _check_row(row: Row, where: str) -> None:
+def _check_row(row: Row, numbers: set[str], where: str) -> None:
     try:
         Cell.of(row)
         complete = None not in row and None not in row.values() and HASH in row
@@ -157,14 +162,15 @@ def _check_row(row: Row, where: str) -> None:
     if not complete:
         raise SynbbError(f"{where} is no row of a run ({', '.join((*KEY, HASH))} and scores): mend or remove the line")
     for name, text in row.items():
-        if name not in TEXT and text and not _finite(text):
+        if name in numbers and text and not is_number(text):
             raise SynbbError(f"{where}, column {name}: {text!r} is no finite number: mend it, or leave the cell empty")
     main = row.get("main")
     if main and (main in TEXT or main not in row):
         raise SynbbError(f"{where}, column main: {main!r} is no column of scores: mend it")
 
 
-def _finite(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a cell holds a finite number."""
     try:
         return math.isfinite(float(text))
     except ValueError:

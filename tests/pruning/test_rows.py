@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from synbb.errors import SynbbError
+from synbb.pruning.comparison import points_of
 from synbb.pruning.rows import Cell, RunTable
 
 
@@ -83,3 +84,12 @@ def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
     table = RunTable(tmp_path / "runs.csv")
     row = table.append(Cell("all", "bb", 0.5, 0), "abc", {"main": "acc", "acc": 0.25, "slope": float("inf")})
     assert row["slope"] == RunTable(tmp_path / "runs.csv").rows()[0]["slope"] == ""
+
+
+def test_somebody_s_own_column_of_text_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    head, row = HEADER.rstrip(b"\n"), GOOD.rstrip(b"\n")
+    path.write_bytes(head + b",notes\n" + row + b",looks good\n")
+    (found,) = RunTable(path).rows()
+    assert found["notes"] == "looks good"
+    assert "notes" not in points_of(found)
