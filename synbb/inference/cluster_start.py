@@ -95,7 +95,7 @@ def connected(
     """
     kind, _, rest = where.partition(":")
     if kind == "local":
-        if not rest.isdigit() or int(rest) < 1:
+        if not rest.isdecimal() or int(rest) < 1:
             raise SynbbError(f"--cluster {where!r}: local:N wants a number of workers, for example local:4")
         return _local(int(rest))
     if re.match(r"[a-z]+://", where):

@@ -202,7 +202,7 @@ def markdown(rows: Sequence[Row]) -> str:
 def _three_decimals(text: str) -> str:
     """A number with more decimals, shortened; anything else as it is."""
     whole, point, decimals = text.partition(".")
-    if not point or len(decimals) <= 3 or not (whole.lstrip("-") + decimals).isdigit():
+    if not point or len(decimals) <= 3 or not (whole.lstrip("-") + decimals).isdecimal():
         return text
     return f"{float(text):.3f}"
 

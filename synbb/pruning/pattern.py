@@ -30,7 +30,7 @@ def read_pattern(text: str | None) -> Pattern | None:
     if text is None:
         return None
     keep, colon, of = str(text).partition(":")
-    if not (colon and keep.isdigit() and of.isdigit() and 0 < int(keep) < int(of)):
+    if not (colon and keep.isdecimal() and of.isdecimal() and 0 < int(keep) < int(of)):
         raise SynbbError(f"pruning pattern {text!r} is not of the form N:M with 0 < N < M, such as 2:4")
     return int(keep), int(of)
 
