@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-NARROW = 8
+NARROW = 16
 _LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -28,9 +28,9 @@ def channels_last(net: nn.Module) -> None:
 def _breaks(module: nn.Module) -> bool:
     """Whether oneDNN would write beyond its buffers where this convolution is trained with channels last.
 
-    It does (PyTorch 2.13) on processors with AVX2 and no AVX512, for kernels of one voxel with a stride over 2 to 6
-    channels, in two dimensions: the process dies, at once or later. Over 8 channels and more, and for larger kernels,
-    it does not.
+    It does (PyTorch 2.13, https://github.com/uxlfoundation/oneDNN/issues/6035) for kernels of one voxel with a stride
+    over fewer channels than a block holds, 8 with AVX2 and 16 with AVX512, in two dimensions: the process dies, at once
+    or later. Over more channels, and for larger kernels, it does not.
     """
     return (
         isinstance(module, nn.Conv2d | nn.Conv3d)

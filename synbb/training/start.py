@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from synbb.errors import RunEnded, SynbbError
-from synbb.models.processor import EMULATED, emulates_bf16
+from synbb.models.processor import EMULATED, emulates_bf16, leave_amx_alone
 from synbb.tasks.base import Task
 from synbb.tasks.registry import find_task
 from synbb.training.config import RunConfig, load_config
@@ -76,6 +76,11 @@ def start_run(
         _check_same(RunFolder.open(folder).config(), config, folder)
     elif not joining:
         RunFolder.check_free(folder)
+    if _bf16_on_cpu(config) and leave_amx_alone():
+        tell(
+            f"training.precision={config.training.precision}: AMX is left alone, as training with it can end the "
+            "process (docs/performance.md); a step takes about as long as in 32 bits"
+        )
     task = make_task(config)
     try:
         for line in task.prepare(RunFolder.open(folder).data_facts() if resume else None):
@@ -132,11 +137,15 @@ def _warnings(config: RunConfig) -> list[str]:
     if prunes and ramp < 4 * config.pruning.refresh:
         jumps = f"a ramp of {ramp} steps has a refresh every {config.pruning.refresh}"
         found.append(f"the density falls in few jumps: {jumps}; lower pruning.refresh or train for more steps")
-    precision = config.training.precision
-    on_cpu = config.training.accelerator == "cpu" or not torch.cuda.is_available()
-    if precision.startswith("bf16") and on_cpu and emulates_bf16():
-        found.append(f"training.precision={precision}: {EMULATED}; training.precision=32-true avoids that")
+    if _bf16_on_cpu(config) and emulates_bf16():
+        stated = f"training.precision={config.training.precision}"
+        found.append(f"{stated}: {EMULATED}; training.precision=32-true avoids that")
     return found
+
+
+def _bf16_on_cpu(config: RunConfig) -> bool:
+    on_cpu = config.training.accelerator == "cpu" or not torch.cuda.is_available()
+    return on_cpu and config.training.precision.startswith("bf16")
 
 
 def _nothing(_: str) -> None:

@@ -39,7 +39,7 @@ def laid_out(net: nn.Module) -> set[bool]:
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("channels", [4, 8])
+@pytest.mark.parametrize("channels", [4, 15, 16])
 @pytest.mark.parametrize("kind", [nn.Conv2d, nn.Conv3d])
 def test_only_narrow_strided_kernels_of_one_voxel_keep_their_layout(
     kind: type[nn.Module], channels: int, stride: int
@@ -47,7 +47,7 @@ def test_only_narrow_strided_kernels_of_one_voxel_keep_their_layout(
     net = nn.Sequential(kind(channels, 16, 3), kind(16, channels, 3), kind(channels, 16, 1, stride))
     before = [parameter.clone() for parameter in net.parameters()]
     channels_last(net)
-    assert laid_out(net) == {not (channels < 8 and stride > 1)}
+    assert laid_out(net) == {not (channels < 16 and stride > 1)}
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 
@@ -57,11 +57,12 @@ def test_the_networks_of_volumes_are_laid_out() -> None:
     assert laid_out(net) == {True}
 
 
-@pytest.mark.parametrize("channels", [4, 8])
-def test_training_with_the_narrowest_networks_survives_avx2(channels: int) -> None:
-    """With the instructions that processors of some years ago have, whatever this one has."""
+@pytest.mark.parametrize("channels", [4, 8, 15, 16])
+@pytest.mark.parametrize("instructions", ["AVX2", "AVX512_CORE"])
+def test_training_with_the_narrowest_networks_survives(channels: int, instructions: str) -> None:
+    """With the instructions that processors of some years ago have, or what this one has of those of later ones."""
     checks = {"LD_PRELOAD": CHECKING, "MALLOC_CHECK_": "3"} if platform.libc_ver()[0] == "glibc" else {}
-    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1", **checks}
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": instructions, "OMP_NUM_THREADS": "1", **checks}
     done = subprocess.run(
         [sys.executable, "-c", TRAINED.format(channels=channels)],
         env=environment,
