@@ -19,10 +19,11 @@ BACKGROUND = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
 def write_sample(path: Path, seed: int) -> None:
-    """Raw and clefts of one sample, 64 x 64 in the plane; labels 1, 2, ... on CREMI's background."""
+    """Raw and clefts of one sample, 64 x 64 in the plane; an id for each cleft on CREMI's background."""
     tiles = [grey_and_labels((25, *SHAPE[1:]), seed=10 * seed + i) for i in range(5)]
     raw, mask = (np.concatenate(each) for each in zip(*tiles, strict=True))
-    clefts = np.where(mask > 0, mask.astype(np.uint64), BACKGROUND)
+    tile = np.arange(SHAPE[0], dtype=np.uint64)[:, None, None] // np.uint64(25)
+    clefts = np.where(mask > 0, 100 * tile + mask.astype(np.uint64), BACKGROUND)
     with h5py.File(path, "w") as file:
         for name, array in (("volumes/raw", raw), ("volumes/labels/clefts", clefts)):
             file.create_dataset(name, data=array, chunks=(25, 64, 64)).attrs["resolution"] = (40.0, 4.0, 4.0)
