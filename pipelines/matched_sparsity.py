@@ -34,7 +34,8 @@ def main(
     planned = plan(load_study(config, overrides or []), output, str(config))
 
     # 1. The datasets, checked against the manifest. `fetch` leaves alone what is there and right.
-    for dataset in sorted({getattr(run.config.data, "dataset", None) for run in planned} - {None}):
+    named = {getattr(run.config.data, "dataset", None) for run in planned}
+    for dataset in sorted(each for each in named if each is not None):
         get_dataset(dataset, to)
 
     # 2. Every run that has no row yet: method x density x seed x fold, each trained and scored on its test split.
