@@ -170,7 +170,7 @@ def create_volume(
         offset: nm, centre of the first voxel.
         chunks: voxels of a chunk; by default 32 x 128 x 128 or what fits.
         shards: voxels of a shard, a multiple of the chunks; by default about 64 x 512 x 512 for volumes above a
-            quarter gigavoxel, none below (and none where only ``chunks`` is given for a small volume).
+            quarter gigavoxel, none below and none where only ``chunks`` is given.
         attributes: our metadata (``synbb``).
         overwrite: replace a zarr that is already there.
         name: the image's name; by default that of the folder.
