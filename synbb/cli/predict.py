@@ -175,10 +175,9 @@ def command(
     from synbb.inference.allocator import return_large_arrays
     from synbb.inference.output import remove_output
     from synbb.prediction.files import predict_files, predicts_files
-    from synbb.prediction.labels import check_labels, labels_are_left, labels_are_made
+    from synbb.prediction.labels import check_labels, labels_are_made
     from synbb.prediction.trained import device_named
     from synbb.prediction.volumes import predict
-    from synbb.volumes.opening import open_volume
 
     if predicts_files(run):
         refuse_others(context, FOR_FILES, f"of use with volumes alone, and {run} is a run that predicts files")
@@ -200,16 +199,10 @@ def command(
         raise SynbbError("--overwrite is of use with runs that predict files; remove OUTPUT to predict a volume anew")
     segmented = False
     if segment is not None:
-        labels = Path(segment)
-        if drop_probabilities and labels.exists():
-            source = open_volume(volume, voxel_size=sizes)
-            if labels_are_left(labels, output, run, weights, source, voxels):
-                console.print(f"nothing to do: {labels} was made of {output}, which was removed", markup=False)
-                return
         # Blocks that --verify does again are not those that the labels were made of.
-        segmented = not verify and labels_are_made(labels, output, run, weights)
+        segmented = not verify and labels_are_made(Path(segment), output)
         if not segmented:
-            check_labels(labels, output, dry_run=dry_run)
+            check_labels(Path(segment), output, dry_run=dry_run)
     driver: Driver | None = None
     if worker:
         from synbb.inference.leased import LeasedDriver

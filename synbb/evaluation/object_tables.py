@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -122,24 +122,26 @@ def _reader(volume: Volume, box: Box, block: Triple, anchor: Triple) -> _Reader:
     return _Reader(volume, find_components(read, box, block, anchor=anchor))
 
 
-def names_objects(volume: Volume) -> bool:
+def names_objects(volume: Volume, within: Sequence[Box] | None = None) -> bool:
     """Whether each value of a volume is an object: one that ``segment`` wrote, or ids (:func:`has_ids`)."""
-    return stated_kind(volume) == "objects" or has_ids(volume)
+    return stated_kind(volume) == "objects" or has_ids(volume, within)
 
 
-def has_ids(volume: Volume) -> bool:
+def has_ids(volume: Volume, within: Sequence[Box] | None = None) -> bool:
     """Whether the values of a volume are ids: more than one foreground value, in a type of more than 8 bits.
 
     8-bit volumes are masks, for masks in the wild mix their values (1, 227, 254 and 255 in the VNC sections), and ids
     read from such a mask would be nonsense, while components of an 8-bit id volume are nearly its ids. Floats are ids
     where every foreground value is a whole number, as of labels that some program saved so; with fractions they are a
-    mask (of coverage, say). Reads until the second value; floats until the first fraction, else all.
+    mask (of coverage, say). Reads until the second value; floats until the first fraction, else all: of ``within``,
+    where boxes are given.
     """
     if volume.dtype.itemsize == 1:
         return False
     fractions = volume.dtype.kind == "f"
     seen: set[Any] = set()
-    for block in volume.box.blocks(reading_block(volume)):
+    shape = reading_block(volume)
+    for block in (block for box in within or [volume.box] for block in box.blocks(shape)):
         labels = volume.read(block)
         found = np.unique(labels[foreground_and_valid(labels)[0]])
         if fractions and not (np.isfinite(found) & (np.floor(found) == found)).all():

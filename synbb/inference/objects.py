@@ -21,7 +21,7 @@ from synbb.evaluation.window import BlockGrid, grow_block
 from synbb.inference.rules import NO_DATA, ObjectRules
 from synbb.inference.splitting import SplitComponents, Splitter, split_components
 from synbb.volumes.box import Box, Triple, triple
-from synbb.volumes.kinds import check_finished, check_use
+from synbb.volumes.kinds import PLAN, check_finished, check_use
 from synbb.volumes.storage import default_grid
 from synbb.volumes.writing import WritableVolume, check_zarr_name, create_volume, followed, holds, publish
 from synbb.volumes.zarr_opening import is_zarr
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
     from synbb.volumes.volume import Volume
 
-CARRIED = ("run_id", "model_sha256", "normalisation", "licence", "citation", "working_voxel_size", "region", NO_DATA)
+CARRIED = (
+    *("run_id", "model_sha256", "normalisation", "licence", "citation", "working_voxel_size", "region", NO_DATA, PLAN),
+)
 COLUMNS = (
     *("id", "z_nm", "y_nm", "x_nm", "z", "y", "x", "z_start", "y_start", "x_start", "z_stop", "y_stop", "x_stop"),
     *("voxels", "volume_nm3", "score_mean", "score_max"),

@@ -19,7 +19,8 @@ from synbb.inference.rules import NO_DATA
 from synbb.inference.sizes import output_grid
 from synbb.volumes.kinds import COMPLETE
 from synbb.volumes.opening import open_volume
-from synbb.volumes.writing import WritableVolume, create_volume
+from synbb.volumes.writing import WritableVolume, create_volume, followed
+from synbb.volumes.zarr_opening import is_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,10 +74,12 @@ def open_output(
         return reopen(path, empty_chunks=empty_chunks)
     chunks, shards = output_grid(plan.region, plan.write_block)
     with disk_errors(path, KEPT):
-        # What is there was found to be ours, of a plan without marks or of a creation cut short, perhaps before it was
-        # a zarr at all.
-        if Path(path).is_dir() and not what_else(Path(path)):
-            shutil.rmtree(path)
+        # What is there was found to be ours, of a plan without marks or of a creation cut short: perhaps before it was
+        # a zarr at all, which is all that may be overwritten.
+        where = followed(Path(path))
+        if where.is_dir() and not is_zarr(where) and not what_else(where):
+            for left in where.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
         return create_volume(
             path,
             shape=plan.region.shape,

@@ -32,7 +32,9 @@ from synbb.inference.sizes import default_write_block
 from synbb.models.processor import EMULATED, emulates_bf16
 from synbb.models.receptive_field import block_dependent_norms
 from synbb.volumes.box import AXES, Box, triple
+from synbb.volumes.kinds import PLAN
 from synbb.volumes.resample import WorkingView
+from synbb.volumes.stores import split_kind
 
 if TYPE_CHECKING:
     from torch import nn
@@ -246,6 +248,7 @@ def predict_volume(
         **attributes,
         "run_id": run_id,
         "model_sha256": model_sha256,
+        PLAN: plan.fingerprint(),
     }
     prediction = Prediction(work, network, str(output_path), dtype, stored, verify, progress, say)
     outcome = (driver or LocalDriver(reader_threads, writer_threads)).run(prediction)
@@ -268,9 +271,11 @@ def predict_volume(
 
 def _input_identity(volume: Volume) -> dict[str, Any]:
     """What tells one input from another: not its voxels, which would have to be read."""
-    file, mark, dataset = volume.path.partition(":")
+    kind, place = split_kind(volume.path)
+    file, mark, dataset = place.partition(":")
+    where = str(Path(file).resolve()) + mark + dataset if Path(file).exists() else place
     return {
-        "input_path": str(Path(file).resolve()) + mark + dataset if Path(file).exists() else volume.path,
+        "input_path": where if kind is None else f"{kind}://{where}",
         "input_shape": list(volume.shape),
         "input_dtype": str(volume.dtype),
         "input_voxel_size": list(volume.voxel_size),

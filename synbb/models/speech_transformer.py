@@ -262,15 +262,15 @@ def heard_positions(lengths: Tensor, mels: int, frames: int, *, over_bands: bool
         over_bands: whether the convolutions go over bands too.
 
     Returns:
-        Bool masks by patterns of module names: of each convolution's units, (N, T) or (N, 1, mels, T), and of all
-        units behind, (N, T').
+        Bool masks by patterns of module names: of each convolution's units, (N, T) or (N, 1, mels, T), and last, for
+        all that no other pattern fits, of the units behind, (N, T').
     """
     masks, heard = {}, within(lengths, frames)
     for number in range(CONVOLUTIONS):
         lengths, mels, frames = shorter(lengths), shorter(mels), shorter(frames)
         heard = within(lengths, frames)
         masks[f"encoder.activations.{number}"] = heard[:, None, None].expand(-1, -1, mels, -1) if over_bands else heard
-    return {**masks, "encoder.layers.*": heard}
+    return {**masks, "*": heard}
 
 
 def build_speech_transformer(

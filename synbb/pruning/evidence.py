@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from synbb.pruning.observing import is_or_stands_for
 from synbb.pruning.pattern import Pattern, eligible
 from synbb.pruning.processes import averaged, summed
 
@@ -228,7 +229,7 @@ class InputNorms:
 
     def _hook(self, index: int, watched: nn.Module, *, linear: bool) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-            if module is not watched:  # a copy of the network has copies of its hooks
+            if not is_or_stands_for(module, watched):
                 return
             if not (self.watching and module.training and torch.is_grad_enabled()):
                 return

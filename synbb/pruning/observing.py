@@ -80,7 +80,7 @@ class Observers:
         return hook
 
     def _show(self, place: tuple[str, str], numbers: list[int], module: nn.Module, values: Tensor) -> None:
-        if module is not self._modules[place[0]]:  # a copy of the network (a mean of weights, say) has these hooks too
+        if not is_or_stands_for(module, self._modules[place[0]]):
             return
         call = self._calls.get(place, 0)
         self._calls[place] = call + 1
@@ -93,6 +93,14 @@ class Observers:
                 axis = group.observer.axis
                 whole = values.shape[axis] == group.size
                 self._see(number, values if whole else values.narrow(axis, group.observer.start, group.size), axis)
+
+
+def is_or_stands_for(module: nn.Module, watched: nn.Module) -> bool:
+    """Whether a module that was called is the watched one, or its replica in ``nn.DataParallel``.
+
+    A copy of a network, a mean of its weights say, has copies of its hooks and is another network.
+    """
+    return module is watched or getattr(module, "_is_replica", False)
 
 
 class ValidMasks:

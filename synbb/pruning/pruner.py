@@ -176,6 +176,10 @@ class Pruner(ABC):
         if self.allocation == "loss":
             self._feedback.observe(evidence)
 
+    def rates_decided(self, evidence: Evidence) -> Floats:
+        """On-rates that :meth:`choose` goes by."""
+        return evidence.rates
+
     def after_refresh(self) -> None:  # noqa: B027  most methods leave the network alone
         """Act on the network once masks were chosen."""
 
@@ -548,7 +552,7 @@ class Pruner(ABC):
         if self._steps:  # before the first step there is nothing to learn from
             self.observe(evidence)
         before, kept = evidence.live, self.choose(share, evidence)
-        self.decided_rates = evidence.rates
+        self.decided_rates = self.rates_decided(evidence)
         self.weights.choose(kept, self.table, revives=self.revives)
         if self._optimizer is not None:
             self.weights.clear_moments(self._optimizer)

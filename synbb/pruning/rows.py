@@ -27,7 +27,7 @@ TEXT = ("fold", "method", HASH, "synbb", "commit", "main", "device")
 """Columns that hold text."""
 
 NUMBERS = ("density", "seed", "realised_density", "macs", "steps_per_second", "seconds", "scoring_seconds")
-"""Columns that hold finite numbers or nothing, as those of scores do; others may be somebody's own, of text."""
+"""Columns that hold finite numbers or nothing, as main scores do; others may be somebody's own."""
 
 Row = dict[str, str]
 
@@ -100,8 +100,7 @@ class RunTable:
         if self.path is None or not self.path.exists():
             return list(self._rows)
         found = _read(self.path)
-        numbers = {name for _, row in found for name, text in row.items() if name and text and is_number(text)}
-        numbers = (numbers | {*NUMBERS} | {row.get("main", "") for _, row in found}) - {*TEXT}
+        numbers = ({*NUMBERS} | {row.get("main", "") for _, row in found}) - {*TEXT}
         for line, row in found:
             _check_row(row, numbers, f"{self.path}: line {line}")
         _check_doubles(self.path, found)
@@ -184,18 +183,11 @@ def _check_doubles(path: Path, rows: list[tuple[int, Row]]) -> None:
         cell = Cell.of(row)
         before, other = first.setdefault((*cell.key.values(), row[HASH]), (line, row))
         for name in (name for name in row if name not in (*KEY, *OF_THE_CALL)):
-            if row[name] and other[name] and not _same(row[name], other[name]):
+            if is_number(row[name]) and is_number(other[name]) and float(row[name]) != float(other[name]):
                 raise SynbbError(
                     f"{path}: lines {before} and {line} are both of {cell} with the same settings, and differ in "
                     f"{name} ({other[name]}, {row[name]}): remove one of them"
                 )
-
-
-def _same(one: str, other: str) -> bool:
-    try:
-        return float(one) == float(other)
-    except ValueError:
-        return one == other
 
 
 @contextmanager

@@ -160,9 +160,9 @@ class UnitBroadcast(UnitPruner):
         written, units = self.table.in_pairs
         inputs = np.bincount(units, minlength=self.wiring.unit_count)
         alive = np.bincount(units, weights=evidence.live[written], minlength=len(inputs)) > 0
-        self._last_rates = np.where(alive | (inputs == 0), evidence.rates, self.rates_alive(evidence))
+        self._last_rates = np.where(alive | (inputs == 0), evidence.rates, self.rates_decided(evidence))
 
-    def rates_alive(self, evidence: Evidence) -> Floats:
+    def rates_decided(self, evidence: Evidence) -> Floats:
         """On-rates, of silenced units the last ones that they had."""
         return evidence.rates if self._last_rates is None else self._last_rates
 
@@ -179,7 +179,7 @@ class UnitBroadcast(UnitPruner):
 
     def unit_scores(self, evidence: Evidence) -> Floats:
         """Log-odds of each on-rate."""
-        return log_odds(self.rates_alive(evidence))
+        return log_odds(self.rates_decided(evidence))
 
 
 class UnitUtility(UnitBroadcast):
@@ -189,7 +189,7 @@ class UnitUtility(UnitBroadcast):
 
     def unit_scores(self, evidence: Evidence) -> Floats:
         """Audience-weighted norm over traffic, a k."""
-        rates = np.clip(np.nan_to_num(self.rates_alive(evidence), nan=0.5), RATE_FLOOR, 1.0)
+        rates = np.clip(np.nan_to_num(self.rates_decided(evidence), nan=0.5), RATE_FLOOR, 1.0)
         return self.mean_weight(evidence, self.table.out_pairs) / rates
 
 

@@ -247,9 +247,13 @@ class AnnotatedVolume:
 
     @cached_property
     def has_ids(self) -> bool:
-        """Whether the labels name objects, as ``synbb evaluate --truth`` takes the file; else they are a mask."""
-        path, _ = self.settings.annotation
-        return path is not None and names_objects(open_labels(path, voxel_size=self.settings.voxel_size))
+        """Whether the regions' labels name objects, as ``synbb evaluate --truth`` takes them; else they are a mask."""
+        if self._labels is None:
+            return False
+        volume, place = self._labels
+        shared = (region.intersect(place) for region in self.regions)
+        within = [box.relative_to(place.start) for box in shared if box is not None]
+        return bool(within) and names_objects(volume, within)
 
     def ids(self, box: Box) -> Ids:
         """Ids of a box of raw voxels, uint64, z y x, 0 where :meth:`annotation` has no foreground."""

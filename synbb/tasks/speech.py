@@ -246,7 +246,7 @@ class SpeechTask:
             return Batch((inputs, lengths), targets, valid)
         so_far = F.pad(targets.clamp(min=BLANK), (1, 0), value=end_of(self._vocabulary))
         written = F.pad(targets != IGNORED, (1, 0), value=True)
-        return Batch((inputs, lengths, so_far), targets, {**valid, "decoder*": written})
+        return Batch((inputs, lengths, so_far), targets, {"decoder*": written, **valid})
 
     def upcoming(self, steps: range, rank: int, world_size: int) -> None:
         """Nothing: utterances are small and decoded as they are needed."""

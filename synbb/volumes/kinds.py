@@ -17,6 +17,8 @@ Use = Literal["raw", "probabilities", "labels", "objects", "mask"]
 
 COMPLETE = "complete"
 """Attribute of what ``predict`` writes: false until every block is there."""
+PLAN = "plan"
+"""Attribute of a prediction, and of labels made of it: the fingerprint of all that was asked for."""
 CALLED = {"raw": "grey values", "probabilities": "probabilities", "labels": "an annotation", "objects": "objects"}
 """What a volume of each kind holds."""
 WANTED = {**CALLED, "mask": "a mask, nonzero where there is tissue"}

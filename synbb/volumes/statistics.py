@@ -16,7 +16,7 @@ from synbb.errors import SynbbError
 from synbb.volumes.box import Box, Triple, triple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from synbb.volumes.storage import Voxels
     from synbb.volumes.volume import Volume
@@ -28,12 +28,10 @@ MAX_VOXELS = 2**25
 SCHEME = "percentile"
 CELL_VOXELS = 2**21
 """The largest piece that is read at once."""
-DRAWN_VOXELS = 2**18
-"""The largest piece where pieces are drawn: of few large ones, all might lie where there is no tissue."""
 LOOKED = 16
-"""How many times ``max_voxels`` are looked at, at most, in search of tissue."""
+"""How many times as many voxels a normalisation looks at, at most, where it meets little tissue."""
 CANDIDATES = 2**14
-"""Pieces that are drawn at most; those that a mask leaves out are not read."""
+"""Pieces after which no more are drawn; those that a mask leaves out are not read."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +182,7 @@ def measure_normalisation(
         SynbbError: no tissue was met, its grey values are all one, or the percentiles are no pair 0 <= a < b <= 100.
     """
     first, last = _check_percentiles(percentiles)
-    sample = sample_greys(volume, within=within, inside=inside, seed=seed, max_voxels=max_voxels)
+    sample = sample_greys(volume, within=within, inside=inside, seed=seed, max_voxels=max_voxels, looked=LOOKED)
     if sample.tissue == 0:
         raise SynbbError(
             f"{volume.path}: no tissue among {sample.seen} voxels looked at: every {TILE} x {TILE} tile is constant"
@@ -214,10 +212,11 @@ def sample_greys(
     inside: Inside | None = None,
     seed: int = 0,
     max_voxels: int = MAX_VOXELS,
+    looked: int = 1,
 ) -> GreySample:
     """Count grey values: of every voxel in small volumes, of random pieces (seeded) in large ones.
 
-    ``max_voxels`` are drawn at a time, until half as many were tissue, or ``LOOKED`` times as many were seen. Dask
+    ``max_voxels`` are drawn at a time, until half as many were tissue, or ``looked`` times as many were seen. Dask
     graphs of one task a piece, so that memory stays at a few pieces a thread.
 
     Raises:
@@ -228,19 +227,19 @@ def sample_greys(
         if region.empty or not volume.box.contains(region):
             raise SynbbError(f"{volume.path}: region {region} is empty or not inside the volume, which is {volume.box}")
     exact = sum(region.size for region in regions) <= max_voxels
-    cells = Cells(regions, _cell_shape(volume, CELL_VOXELS if exact else DRAWN_VOXELS))
-    order = np.arange(len(cells)) if exact else _drawn(len(cells), seed)
-    at_once = len(cells) if exact else max(1, -(-max_voxels // prod(cells.shape)))
+    cells = Cells(regions, _cell_shape(volume))
+    order = np.arange(len(cells)) if exact else np.random.default_rng(seed).permutation(len(cells))
     count = dask.delayed(_count, pure=False)
     source = dask.delayed(volume, name=False, traverse=False)
     mask = dask.delayed(inside, name=False, traverse=False)
     parts: list[GreySample] = []
-    for first in range(0, len(order), at_once):
-        chosen = [cells[int(index)] for index in order[first : first + at_once]]
+    tried = 0
+    for chosen in _rounds(cells, order, max_voxels):
         found = dask.compute(*[count(source, cell, mask) for cell in chosen], scheduler="threads")
         parts.extend(part for part in found if part is not None)
         seen, tissue = (sum(getattr(part, name) for part in parts) for name in ("seen", "tissue"))
-        if 2 * tissue >= max_voxels or seen >= LOOKED * max_voxels:
+        tried += len(chosen)
+        if 2 * tissue >= max_voxels or seen >= looked * max_voxels or tried >= CANDIDATES:
             break
     return _together(parts, volume.dtype, exact=exact)
 
@@ -278,9 +277,18 @@ class Cells:
         ]
 
 
-def _drawn(count: int, seed: int) -> npt.NDArray[np.int64]:
-    """Numbers of pieces in the order in which they are looked at; memory does not grow with ``count``."""
-    return np.random.default_rng(seed).choice(count, min(count, CANDIDATES), replace=False)
+def _rounds(cells: Cells, order: npt.NDArray[np.int64], voxels: int) -> Iterator[list[Box]]:
+    """The pieces in order, as many at a time as hold so many voxels."""
+    chosen: list[Box] = []
+    held = 0
+    for number in order.tolist():
+        chosen.append(cells[number])
+        held += chosen[-1].size
+        if held >= voxels:
+            yield chosen
+            chosen, held = [], 0
+    if chosen:
+        yield chosen
 
 
 def _together(parts: Sequence[GreySample], dtype: np.dtype[Any], *, exact: bool) -> GreySample:
@@ -299,11 +307,11 @@ def _together(parts: Sequence[GreySample], dtype: np.dtype[Any], *, exact: bool)
     )
 
 
-def _cell_shape(volume: Volume, most: int) -> Triple:
-    """Pieces of whole tiles, a storage chunk or a part of it, so that result and tiles do not depend on its borders."""
+def _cell_shape(volume: Volume) -> Triple:
+    """Pieces of whole tiles, about a storage chunk, so that tiles and result do not depend on the chunks' borders."""
     z, y, x = volume.chunks
     y, x = (max(TILE, min(-(-n // TILE) * TILE, 2048)) for n in (y, x))
-    return triple([max(1, min(z, most // (y * x))), y, x])
+    return triple([max(1, min(z, CELL_VOXELS // (y * x))), y, x])
 
 
 def _count(volume: Volume, cell: Box, inside: Inside | None) -> GreySample | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shutil
@@ -81,6 +82,7 @@ def test_the_output_and_its_metadata(raw: Volume, tmp_path: Path) -> None:
         "kind": "probabilities",
         "run_id": "run-1",
         "model_sha256": "0" * 64,
+        "plan": json.loads(ledger_path(tmp_path / "out.zarr").read_text().splitlines()[0])["fingerprint"],
         "threshold": 0.4,
         "licence": "CC0",
         "normalisation": GREY.to_dict(),
@@ -343,6 +345,25 @@ def test_a_creation_that_was_cut_short_before_it_was_a_zarr_is_made_anew(raw: Vo
     (out / "zarr.json.0f1e2d.partial").write_bytes(b"{")
     assert predict(raw, out).skipped == 0
     assert [each.name for each in out.iterdir() if each.suffix == ".partial"] == []
+
+
+def test_an_output_may_be_a_link_to_an_empty_folder(raw: Volume, tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    out = tmp_path / "out.zarr"
+    out.symlink_to(tmp_path / "scratch")
+    predict(raw, out)
+    assert out.is_symlink()
+    assert predict(raw, out).skipped > 0
+    assert np.abs(open_volume(tmp_path / "scratch").read(raw.box) - expected(raw)).max() <= 0.5 + 1e-3
+
+
+def test_an_input_is_one_however_its_place_is_written(
+    raw: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    predict(open_volume("zarr://raw.zarr"), tmp_path / "out.zarr")
+    again = predict(open_volume(f"zarr://{tmp_path}/raw.zarr"), tmp_path / "out.zarr")
+    assert again.skipped == again.blocks
 
 
 def test_an_output_whose_array_goes_while_it_is_continued_is_told(raw: Volume, tmp_path: Path) -> None:

@@ -163,8 +163,8 @@ def test_budgeted_broadcast_prunes_it_whole(actuator):
     pruner = BudgetedBroadcast(
         0.25, actuator=actuator, connection="weight", refresh=1, statistic="auto", per_consumer=["*attention.out"]
     ).attach(net, inputs, optimizer=optimizer)
-    masks = heard_positions(torch.tensor([40, 33]), 12, 40, over_bands=True)
-    masks["decoder*"] = torch.ones(2, 5, dtype=torch.bool)
+    masks = {"decoder*": torch.ones(2, 5, dtype=torch.bool)}
+    masks |= heard_positions(torch.tensor([40, 33]), 12, 40, over_bands=True)
     for _ in range(4):
         with pruner.valid(masks):
             sum(each.square().mean() for each in net(*inputs) if each.is_floating_point()).backward()
@@ -182,9 +182,8 @@ def test_on_rates_of_a_padded_batch_are_those_of_its_utterances(channels):
     net = small(1, "relu", channels=channels)
     lengths, words = torch.tensor([40, 33, 30, 1]), torch.tensor([5, 2, 4, 3])
     frames, tokens = torch.randn(4, 12, 40), torch.randint(1, 6, (4, 5))
-    wiring = trace(net, (frames, lengths, tokens))
-    masks = heard_positions(lengths, 12, 40, over_bands=channels is not None)
-    masks["decoder*"] = within(words, 5)
+    wiring = trace(net, (frames, lengths, tokens), per_consumer=["encoder.projection", "ctc"])
+    masks = {"decoder*": within(words, 5), **heard_positions(lengths, 12, 40, over_bands=channels is not None)}
     frames = torch.where(within(lengths, 40)[:, None], frames, 0)
     together = probe(net, wiring, [(frames, lengths, tokens)], valid=[masks])
     alone = [

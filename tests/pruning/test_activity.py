@@ -221,6 +221,14 @@ def test_passes_of_a_copy_do_not_count(chain):
     assert rates.rates() == pytest.approx(expected, abs=1e-12)
 
 
+def test_replicas_of_data_parallel_count(chain):
+    given = torch.randn(2, 1, 8, 8)
+    rates = watching(chain, given)
+    chain.acts[0]._replicate_for_data_parallel()(torch.randn(2, 4, 8, 8, requires_grad=True))
+    rates.commit()
+    assert np.isfinite(rates.rates()[:4]).all()
+
+
 def test_micro_batches_of_a_step_count_together_and_decay_once(chain):
     first, *later = (torch.randn(2, 1, 8, 8) for _ in range(4))
     rates = watching(chain, first, decay=0.5)

@@ -124,8 +124,10 @@ def test_a_little_tissue_of_a_large_volume_is_found(tmp_path, kind):
     out.write(out.box, array)
     inside = (lambda box: kept[box.slices]) if kind == "mask" else None
     for seed in range(5):
-        sample = sample_greys(out.volume, max_voxels=2**20, seed=seed, inside=inside)
+        sample = sample_greys(out.volume, max_voxels=2**20, seed=seed, inside=inside, looked=16)
         assert sample.tissue >= 2**19
+        once = sample_greys(out.volume, max_voxels=2**20, seed=seed)
+        assert once.seen == 2**20, "what is only shown is looked at once"
         assert (sample.lowest > 0) == (kind == "mask")
 
 
