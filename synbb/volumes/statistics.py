@@ -281,8 +281,8 @@ def _rounds(cells: Cells, order: npt.NDArray[np.int64], voxels: int) -> Iterator
     """The pieces in order, as many at a time as hold so many voxels."""
     chosen: list[Box] = []
     held = 0
-    for number in order.tolist():
-        chosen.append(cells[number])
+    for number in order:
+        chosen.append(cells[int(number)])
         held += chosen[-1].size
         if held >= voxels:
             yield chosen
