@@ -24,8 +24,7 @@ from scipy.sparse.csgraph import connected_components
 from synbb.errors import SynbbError
 from synbb.evaluation.labels import Mask
 from synbb.evaluation.runs import Integers, Runs, label_runs
-from synbb.evaluation.window import BlockGrid
-from synbb.volumes.box import Box, Triple, triple
+from synbb.volumes.box import BlockGrid, Box, Triple, triple
 
 Progress = Callable[[int, int], None]
 Read = Callable[[Box], tuple[Mask, NDArray[Any] | None]]

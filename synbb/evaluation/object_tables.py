@@ -14,8 +14,8 @@ from synbb.evaluation.components import Components, find_components
 from synbb.evaluation.detection import ObjectTable, Overlaps
 from synbb.evaluation.labels import foreground_and_valid
 from synbb.evaluation.runs import Runs
-from synbb.evaluation.window import BlockGrid, common_window, reading_block
-from synbb.volumes.box import Box, Triple, triple
+from synbb.evaluation.window import common_window, reading_block
+from synbb.volumes.box import BlockGrid, Box, Triple, triple
 from synbb.volumes.kinds import stated_kind
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ import numpy as np
 from synbb.errors import SynbbError
 from synbb.evaluation.labels import Mask, foreground_and_valid
 from synbb.evaluation.thresholds import UINT8_LEVELS, check_dtype, check_range, check_threshold, lowest_uint8
-from synbb.evaluation.window import BlockGrid, Window, common_window, reading_block
+from synbb.evaluation.window import Window, common_window, reading_block
+from synbb.volumes.box import BlockGrid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

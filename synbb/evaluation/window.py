@@ -12,7 +12,7 @@ from synbb.volumes.box import Box, Triple, triple
 from synbb.volumes.volume import Volume, placement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 BLOCK_VOXELS = 2**22
 
@@ -67,35 +67,6 @@ def common_window(truth: Volume, others: Mapping[str, Volume], region: Box | Non
     if limits:
         note += f": the part of {asked} that {' and '.join(limits)} cover"
     return Window(box, origins, note + ".")
-
-
-@dataclass(frozen=True)
-class BlockGrid:
-    """The blocks of ``box.blocks(shape, anchor)``, without a list of them."""
-
-    box: Box
-    shape: Triple
-    anchor: Triple
-
-    def __iter__(self) -> Iterator[Box]:
-        return self.box.blocks(self.shape, self.anchor)
-
-    def __len__(self) -> int:
-        return int(np.prod(self._count))
-
-    def place(self, block: Box) -> Triple:
-        """Place of a block in the grid, counted from that of the first one."""
-        starts = zip(block.start, self.box.start, self.anchor, self.shape, strict=True)
-        return triple([(b - a) // s - (first - a) // s for b, first, a, s in starts])
-
-    def number(self, block: Box) -> int:
-        """Place of a block in the order of z, y, x."""
-        return int(np.ravel_multi_index(self.place(block), self._count))
-
-    @property
-    def _count(self) -> Triple:
-        last = Box(triple([n - 1 for n in self.box.stop]), self.box.stop)
-        return triple([n + 1 for n in self.place(last)])
 
 
 def reading_block(volume: Volume, target: int = BLOCK_VOXELS) -> Triple:

@@ -17,10 +17,10 @@ import numpy as np
 from synbb.errors import SynbbError, disk_errors, make_folder
 from synbb.evaluation.components import Components, find_components
 from synbb.evaluation.thresholds import check_dtype, check_range
-from synbb.evaluation.window import BlockGrid, grow_block
+from synbb.evaluation.window import grow_block
 from synbb.inference.rules import NO_DATA, ObjectRules
 from synbb.inference.splitting import SplitComponents, Splitter, split_components
-from synbb.volumes.box import Box, Triple, triple
+from synbb.volumes.box import BlockGrid, Box, Triple, triple
 from synbb.volumes.kinds import PLAN, check_finished, check_use
 from synbb.volumes.storage import default_grid
 from synbb.volumes.writing import WritableVolume, check_zarr_name, create_volume, followed, holds, publish

@@ -79,7 +79,10 @@ def open_output(
         where = followed(Path(path))
         if where.is_dir() and not is_zarr(where) and not what_else(where):
             for left in where.iterdir():
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+                if left.is_dir():
+                    shutil.rmtree(left)
+                else:
+                    left.unlink()
         return create_volume(
             path,
             shape=plan.region.shape,

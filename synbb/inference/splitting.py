@@ -19,8 +19,8 @@ from skimage.segmentation import watershed
 from synbb.evaluation.components import Components, ComponentTable, find_components, measure
 from synbb.evaluation.runs import Runs
 from synbb.evaluation.thresholds import as_probability
-from synbb.evaluation.window import BLOCK_VOXELS, BlockGrid
-from synbb.volumes.box import Box, triple
+from synbb.evaluation.window import BLOCK_VOXELS
+from synbb.volumes.box import BlockGrid, Box, triple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -111,15 +111,15 @@ class BudgetedBroadcast(Pruner):
             raise SynbbError(f"pruning actuator 'matched' contradicts {other}: it matches counted connections")
         one_of("act", act, ("law", "over_budget"))
         one_of("regrowth", regrowth, ("natural", "gradient", "random"))
-        if isinstance(beta, str):
-            one_of("beta", beta, ("scaled", "auto"))
         for option, value in (("drop", drop), ("threshold_shift", threshold_shift)):
             check_number(option, value)
         check_number("minimum", minimum, whole=True)
-        if not isinstance(beta, str):
+        if isinstance(beta, str):
+            one_of("beta", beta, ("scaled", "auto"))
+        else:
             check_number("beta", beta)
-        if not isinstance(beta, str) and not beta > 0:
-            raise SynbbError(f"pruning beta {beta} must be positive")
+            if not beta > 0:
+                raise SynbbError(f"pruning beta {beta} must be positive")
         if minimum < 0:
             raise SynbbError(f"pruning minimum of {minimum} connections must not be negative")
         if not 0 <= drop <= 1:

@@ -16,7 +16,7 @@ import numpy as np
 from synbb.errors import SynbbError
 from synbb.pruning.balance import BalanceFit, Floats, balance_fit, binary_entropy
 from synbb.pruning.degrees import decided_fit, directions
-from synbb.pruning.masks import weight_of
+from synbb.pruning.masks import weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -217,8 +217,9 @@ class _Wired:
         self.connections: list[int] = []
         self.live: list[int] = []
         self.rows: dict[str, list[_Rows]] = {"fan_out": [], "fan_in": []}
+        found = weights_of(model, [layer.name for layer in wiring.layers])
         for layer in wiring.layers:
-            weight = weight_of(model, layer.name)
+            weight = found[layer.name]
             rows, columns = int(weight.shape[0]), int(weight.shape[1])
             mask = masks.get(layer.name)
             slices = mask if mask is not None else weight

@@ -77,8 +77,9 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     Raises:
         SynbbError: the model has no such layer, or one of another shape.
     """
+    weights = weights_of(model, masks)
     for name, mask in masks.items():
-        weight = weight_of(model, name)
+        weight = weights[name]
         try:
             cut = ~mask.expand_as(weight)
         except RuntimeError:
@@ -89,17 +90,22 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         weight.masked_fill_(cut.to(weight.device), 0)
 
 
-def weight_of(model: nn.Module, layer: str) -> Tensor:
-    """Weight of a layer of a model, or of the model in a wrapper that holds it as ``module``.
+def weights_of(model: nn.Module, layers: Iterable[str]) -> dict[str, Tensor]:
+    """Weights of layers of a model, or of the model in a wrapper that holds it as ``module``, by their names.
 
     Raises:
         SynbbError: there is no such layer.
     """
     modules = dict(model.named_modules())
-    weight = getattr(modules.get(layer, modules.get(f"module.{layer}")), "weight", None)
-    if not isinstance(weight, Tensor):
-        raise SynbbError(f"the model has no weight layer {layer!r}; give the model that was pruned, or a copy of it")
-    return weight
+    found = {}
+    for layer in layers:
+        weight = getattr(modules.get(layer, modules.get(f"module.{layer}")), "weight", None)
+        if not isinstance(weight, Tensor):
+            raise SynbbError(
+                f"the model has no weight layer {layer!r}; give the model that was pruned, or a copy of it"
+            )
+        found[layer] = weight
+    return found
 
 
 def shuffled(masks: Iterable[Tensor], seed: int) -> list[Tensor]:

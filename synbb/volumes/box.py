@@ -157,6 +157,50 @@ class Box:
 
 
 @dataclass(frozen=True)
+class BlockGrid:
+    """The blocks of ``box.blocks(shape, anchor)``, without a list of them."""
+
+    box: Box
+    shape: Triple
+    anchor: Triple
+
+    def __iter__(self) -> Iterator[Box]:
+        return self.box.blocks(self.shape, self.anchor)
+
+    def __len__(self) -> int:
+        return int(np.prod(self._count))
+
+    def __getitem__(self, number: int) -> Box:
+        """The block of a number.
+
+        Raises:
+            IndexError: there are fewer.
+        """
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        place = np.unravel_index(number, self._count)
+        corners = zip(self.box.start, self.anchor, self.shape, place, strict=True)
+        corner = [a + ((first - a) // s + int(p)) * s for first, a, s, p in corners]
+        block = Box.of_shape(self.shape, corner).intersect(self.box)
+        assert block is not None, "a block of the grid shares voxels with the box"
+        return block
+
+    def place(self, block: Box) -> Triple:
+        """Place of a block in the grid, counted from that of the first one."""
+        starts = zip(block.start, self.box.start, self.anchor, self.shape, strict=True)
+        return triple([(b - a) // s - (first - a) // s for b, first, a, s in starts])
+
+    def number(self, block: Box) -> int:
+        """Place of a block in the order of z, y, x."""
+        return int(np.ravel_multi_index(self.place(block), self._count))
+
+    @property
+    def _count(self) -> Triple:
+        last = Box(triple([n - 1 for n in self.box.stop]), self.box.stop)
+        return triple([n + 1 for n in self.place(last)])
+
+
+@dataclass(frozen=True)
 class NmBox:
     """A region of the world, in nm: ``start <= p < stop`` on each of the axes z, y, x."""
 

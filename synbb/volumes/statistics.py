@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from math import floor, prod
+from math import floor
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from synbb.errors import SynbbError
-from synbb.volumes.box import Box, Triple, triple
+from synbb.volumes.box import BlockGrid, Box, Triple, triple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -227,14 +226,16 @@ def sample_greys(
         if region.empty or not volume.box.contains(region):
             raise SynbbError(f"{volume.path}: region {region} is empty or not inside the volume, which is {volume.box}")
     exact = sum(region.size for region in regions) <= max_voxels
-    cells = Cells(regions, _cell_shape(volume))
-    order = np.arange(len(cells)) if exact else np.random.default_rng(seed).permutation(len(cells))
+    shape = _cell_shape(volume)
+    grids = [BlockGrid(region, shape, region.start) for region in regions]
+    many = sum(map(len, grids))
+    order = np.arange(many) if exact else np.random.default_rng(seed).permutation(many)
     count = dask.delayed(_count, pure=False)
     source = dask.delayed(volume, name=False, traverse=False)
     mask = dask.delayed(inside, name=False, traverse=False)
     parts: list[GreySample] = []
     tried = 0
-    for chosen in _rounds(cells, order, max_voxels):
+    for chosen in _rounds(grids, order, max_voxels):
         found = dask.compute(*[count(source, cell, mask) for cell in chosen], scheduler="threads")
         parts.extend(part for part in found if part is not None)
         seen, tissue = (sum(getattr(part, name) for part in parts) for name in ("seen", "tissue"))
@@ -244,45 +245,14 @@ def sample_greys(
     return _together(parts, volume.dtype, exact=exact)
 
 
-@dataclass(frozen=True)
-class Cells:
-    """The pieces of regions by their number; none is made before it is asked for, as there may be millions.
-
-    Attributes:
-        regions: each cut along a grid that begins at its corner.
-        shape: voxels of a piece, fewer at far ends.
-    """
-
-    regions: Sequence[Box]
-    shape: Triple
-
-    def __len__(self) -> int:
-        return sum(prod(grid) for grid in self._grids)
-
-    def __getitem__(self, number: int) -> Box:
-        for region, grid in zip(self.regions, self._grids, strict=True):
-            if number < prod(grid):
-                place = np.unravel_index(number, grid)
-                corner = [a + int(i) * n for a, i, n in zip(region.start, place, self.shape, strict=True)]
-                cell = Box.of_shape(self.shape, corner).intersect(region)
-                assert cell is not None
-                return cell
-            number -= prod(grid)
-        raise IndexError(number)
-
-    @cached_property
-    def _grids(self) -> list[Triple]:
-        return [
-            triple([-(-n // step) for n, step in zip(region.shape, self.shape, strict=True)]) for region in self.regions
-        ]
-
-
-def _rounds(cells: Cells, order: npt.NDArray[np.int64], voxels: int) -> Iterator[list[Box]]:
-    """The pieces in order, as many at a time as hold so many voxels."""
+def _rounds(grids: Sequence[BlockGrid], order: npt.NDArray[np.int64], voxels: int) -> Iterator[list[Box]]:
+    """The pieces in order, numbered through all grids, as many at a time as hold so many voxels."""
+    first = np.cumsum([0, *map(len, grids)])
     chosen: list[Box] = []
     held = 0
     for number in order:
-        chosen.append(cells[int(number)])
+        which = int(np.searchsorted(first, number, side="right")) - 1
+        chosen.append(grids[which][int(number - first[which])])
         held += chosen[-1].size
         if held >= voxels:
             yield chosen

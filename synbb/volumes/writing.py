@@ -16,7 +16,7 @@ from synbb.volumes.ome import VERSION, ZARR_FORMATS, OmeLevel, image_metadata
 from synbb.volumes.opening import open_volume
 from synbb.volumes.precomputed import is_precomputed_folder
 from synbb.volumes.storage import Voxels, check_voxel_size, default_grid, plain_dtype
-from synbb.volumes.zarr_opening import ZARR_MARKS, is_zarr
+from synbb.volumes.zarr_opening import is_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -128,7 +128,7 @@ class WritableVolume:
             OutputRemoved: the metadata of group or array are gone.
         """
         for folder in (Path(self.path), Path(self.path) / self.array.name.strip("/")):
-            if not any((folder / mark).is_file() for mark in ZARR_MARKS):
+            if not is_zarr(folder):
                 raise OutputRemoved(
                     f"{self.path}: was removed while it was being written ({folder} has no metadata any more); remove "
                     "what is left of it, then start again"

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from synbb.errors import SynbbError
 from synbb.volumes import Box
-from synbb.volumes.box import NmBox, parse_region, region_box
+from synbb.volumes.box import BlockGrid, NmBox, parse_region, region_box
 
 corners = st.tuples(*[st.integers(-20, 20)] * 3)
 shapes = st.tuples(*[st.integers(0, 15)] * 3)
@@ -118,3 +118,19 @@ def test_the_gap_between_two_boxes():
     one = Box((0, 10, 5), (4, 20, 6))
     assert [one.gap(Box((4, 25, 0), (9, 30, 9)), axis) for axis in range(3)] == [0, 5, 0]
     assert Box((4, 25, 0), (9, 30, 9)).gap(one, 1) == 5
+
+
+@given(
+    st.tuples(*[st.tuples(st.integers(0, 9), st.integers(1, 9))] * 3),
+    st.tuples(*[st.integers(1, 5)] * 3),
+    st.tuples(*[st.integers(-3, 12)] * 3),
+)
+def test_blocks_of_a_grid_have_numbers(span, shape, anchor):
+    box = Box(tuple(a for a, _ in span), tuple(a + n for a, n in span))
+    grid = BlockGrid(box, shape, anchor)
+    blocks = list(box.blocks(shape, anchor))
+    assert [grid[number] for number in range(len(grid))] == blocks
+    assert [grid.number(block) for block in blocks] == list(range(len(grid)))
+    for number in (-1, len(grid)):
+        with pytest.raises(IndexError):
+            grid[number]

@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 
 from synbb.errors import SynbbError
 from synbb.volumes import Box, Normalisation, create_volume, measure_normalisation
+from synbb.volumes.box import BlockGrid
 from synbb.volumes.inspection import find_blank_sections, inspect_volume
-from synbb.volumes.statistics import Cells, GreySample, sample_greys, tissue_mask
+from synbb.volumes.statistics import GreySample, _rounds, sample_greys, tissue_mask
 
 
 @settings(max_examples=50, deadline=None)
@@ -134,14 +135,15 @@ def test_a_little_tissue_of_a_large_volume_is_found(tmp_path, kind):
 @given(
     st.lists(st.tuples(*[st.tuples(st.integers(0, 9), st.integers(1, 9))] * 3), min_size=1, max_size=3),
     st.tuples(*[st.integers(1, 5)] * 3),
+    st.integers(1, 200),
 )
-def test_pieces_by_number_are_the_blocks_of_the_regions(spans, shape):
+def test_pieces_by_number_are_the_blocks_of_the_regions(spans, shape, voxels):
     regions = [Box(tuple(a for a, _ in span), tuple(a + n for a, n in span)) for span in spans]
-    cells = Cells(regions, shape)
+    grids = [BlockGrid(region, shape, region.start) for region in regions]
     expected = [block for region in regions for block in region.blocks(shape, region.start)]
-    assert [cells[number] for number in range(len(cells))] == expected
-    with pytest.raises(IndexError):
-        cells[len(cells)]
+    rounds = list(_rounds(grids, np.arange(len(expected)), voxels))
+    assert [block for blocks in rounds for block in blocks] == expected
+    assert all(sum(block.size for block in blocks) >= voxels for blocks in rounds[:-1])
 
 
 def test_no_tissue(make):
