@@ -58,6 +58,29 @@ def test_more_matches_come_before_nearer_ones():
     assert scores.f1 == 1
 
 
+def test_of_as_many_matches_the_nearest_are_taken():
+    truth = ObjectTable.of([[500, 700, 900], [500, 700, 1000]])
+    predicted = ObjectTable.of([[500, 700, 1010], [500, 700, 890]])
+    scores = score_by_distance(truth, predicted, 300)
+    assert {(m.truth_id, m.predicted_id) for m in scores.matched} == {(1, 2), (2, 1)}
+
+
+def test_of_as_many_matches_the_largest_overlaps_are_taken():
+    both = ObjectTable.of(np.zeros((2, 3)), voxels=[10, 10])
+    overlaps = Overlaps(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), np.array([2, 8, 8, 2]))
+    scores = score_by_overlap(both, both, overlaps)
+    assert {(m.truth_id, m.predicted_id) for m in scores.matched} == {(1, 2), (2, 1)}
+
+
+def test_an_overlap_of_just_the_iou_asked_for_matches():
+    one = ObjectTable.of(np.zeros((1, 3)), voxels=[10])
+    first = np.zeros(1, np.int64)
+    for voxels, iou in ((5, 5 / 15), (10, 1.0)):
+        assert score_by_overlap(one, one, Overlaps(first, first, np.array([voxels])), iou=iou).found == 1
+    with pytest.raises(SynbbError, match="IoU"):
+        score_by_overlap(one, one, Overlaps(first, first, np.array([5])), iou=0)
+
+
 def test_lists_and_numbers_by_distance():
     truth = ObjectTable.of([[0, 0, 0], [0, 0, 1000], [0, 5000, 0]], voxels=[10, 20, 30], ids=[3, 5, 8])
     predicted = ObjectTable.of([[40, 0, 30], [0, 0, 1301]], ids=[1, 2])

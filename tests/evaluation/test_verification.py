@@ -146,6 +146,14 @@ def test_equal_error_by_hand() -> None:
     assert np.isnan(Resampled("roc_auc", {"pairs": only_genuine}).score())
 
 
+def test_acceptance_at_just_the_false_rate_asked_for_by_hand() -> None:
+    # One impostor of four in bin 2 and none above; of four genuine pairs three from there on.
+    counts = np.array([[0, 1, 2, 1], [2, 1, 1, 0]])
+    assert accepted_at(counts, 0.25) == (0.75, 2 * 2 / BINS - 1)
+    assert accepted_at(counts, 0.24) == (0.25, 2 * 3 / BINS - 1)
+    assert accepted_at(counts, 1.0) == (1.0, -1.0)
+
+
 def test_rates_fall_from_one_to_nothing() -> None:
     counted = pair_histograms(np.array([-1.0, 0.0, 0.5, 1.0]), np.array([0, 1, 0, 1], bool), np.zeros(4, np.int64), 1)
     true, false = rates(counted[0])

@@ -108,6 +108,11 @@ def test_at_a_threshold_equals_scikit_learn_and_the_one_foreground_rule(dtype, t
     assert (scores.precision, scores.recall, scores.f1) == pytest.approx((precision, recall, f1))
 
 
+def test_half_of_what_is_found_and_half_of_what_is_there():
+    scores = filled(np.array([200, 200, 0, 0], np.uint8), np.array([1, 0, 1, 0], bool)).at(0.5)
+    assert (scores.precision, scores.recall, scores.f1) == (0.5, 0.5, 0.5)
+
+
 def test_best_f1_is_the_best_of_all_thresholds():
     probabilities, truth = sample(7, 500, 40, 0.2)
     histogram = filled(probabilities, truth)

@@ -116,8 +116,24 @@ def test_integers_blur_the_fit_as_little_as_the_method_says(capacity, least):
 def test_fit_leaves_out_small_units_and_small_groups():
     on_rates, live, capacities = _obeying(16)
     assert np.isnan(balance_fit(on_rates, live, capacities).r_squared)
-    on_rates, live, capacities = _obeying(64, units=9)
-    assert np.isnan(balance_fit(on_rates, live, capacities).slope)
+    live, capacities = np.arange(20, 30), np.full(10, 64.0)  # ten units that all count
+    on_rates = 1 / (1 + np.exp(BETA * (live / 64 - 0.2)))
+    ten = balance_fit(on_rates, live, capacities)
+    assert ten.slope == pytest.approx(BETA)
+    assert ten.unclipped == 10
+    assert np.isnan(balance_fit(on_rates[:9], live[:9], capacities[:9]).slope)
+
+
+@pytest.mark.parametrize("flat", ["degrees", "rates"])
+def test_what_does_not_vary_has_no_fit(flat):
+    on_rates, live, capacities = _obeying(64)
+    if flat == "degrees":
+        live = np.full_like(live, 20)
+    else:
+        on_rates = np.full_like(on_rates, 0.3)
+    fit = balance_fit(on_rates, live, capacities)
+    assert np.isnan(fit.slope)
+    assert np.isnan(fit.r_squared)
 
 
 def test_groups_with_offsets_of_their_own_fit_one_slope():
