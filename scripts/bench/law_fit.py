@@ -5,7 +5,7 @@
 An untrained U-Net, on-rates drawn with log-odds of a given standard deviation, one refresh at each density. What is
 measured is rounding to whole connections, clipping, and with ``both`` that a degree is the intersection of two choices
 (``matched`` meets both): nothing here depends on training. Units with K >= 32, groups of
-ten unclipped ones and more (METHOD §2).
+ten unclipped ones and more.
 """
 
 from __future__ import annotations

@@ -135,20 +135,22 @@ def evaluate_volumes(
 
 
 def difference(one: Volume, other: Volume, window: Window) -> dict[str, float]:
-    """Mean and largest absolute difference of two probabilities over a window that names them.
+    """Mean and largest absolute difference of two probabilities over a window that names them, where both are numbers.
 
     Args:
         one: member ``probabilities`` of the window.
         other: member ``against``.
         window: the voxels to compare.
     """
-    total, largest = 0.0, 0.0
+    total, largest, compared = 0.0, 0.0, 0
     for block in window.truth.blocks(reading_block(one)):
         a = as_probability(one.read(window.of("probabilities", block)))
         gap = np.abs(a - as_probability(other.read(window.of("against", block))))
+        gap = gap[~np.isnan(gap)]  # what is scored was refused if it is NaN: these the truth ignores
         total += float(gap.sum())
-        largest = max(largest, float(gap.max()))
-    return {"mean": total / window.truth.size, "max": largest}
+        largest = max(largest, float(gap.max(initial=0.0)))
+        compared += gap.size
+    return {"mean": total / max(compared, 1), "max": largest}
 
 
 def _open(source: Source, voxel_size: Sequence[float] | None, opened: Callable[..., Volume] = open_volume) -> Volume:

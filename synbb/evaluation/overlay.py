@@ -109,9 +109,12 @@ def length_text(nanometres: float) -> str:
 
 
 def stretch(raw: NDArray[Any]) -> NDArray[np.uint8]:
-    """Grey values of a section as uint8, black and white at its 0.5th and 99.5th percentile."""
-    low, high = np.percentile(raw, (0.5, 99.5))
-    scaled = (raw.astype(np.float64) - low) / max(float(high - low), 1e-9)
+    """Grey values of a section as uint8, black (and what is no number) and white at its 0.5th and 99.5th percentile."""
+    known = np.isfinite(raw)
+    if not known.any():
+        return np.zeros(raw.shape, np.uint8)
+    low, high = np.percentile(raw[known], (0.5, 99.5))
+    scaled = (np.where(known, raw, low).astype(np.float64) - low) / max(float(high - low), 1e-9)
     return np.asarray(np.clip(np.rint(255 * scaled), 0, 255), np.uint8)
 
 

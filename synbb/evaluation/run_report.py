@@ -99,9 +99,10 @@ def run_page(result: Mapping[str, Any], cases: Cases | None = None) -> str:
 
 
 def _worst(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The first cases as a table; the file has all."""
+    """The first cases as a table, each named by its file in the first column; the CSV has all."""
     head = "".join(f"<th>{escape(in_words(name))}</th>" for name in columns)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(_short(value))}</td>' for value in row)}</tr>" for row in rows[:SHOWN])
+    shown = [[_short(file), *values] for file, *values in rows[:SHOWN]]
+    body = "".join(f"<tr>{''.join(f'<td>{escape(value)}</td>' for value in row)}</tr>" for row in shown)
     more = f'<p class="soft">{len(rows):,} cases in cases.csv beside this page.</p>'
     table = f'<div class="scroll"><table class="texts"><tr>{head}</tr>{body}</table></div>'
     return f"<h2>Cases, the worst first</h2>{table}{more}"

@@ -196,6 +196,14 @@ def accepted_at(histogram: Integers, false_acceptance: float) -> tuple[float, fl
 
 
 def equal_error_threshold(histogram: Integers) -> float:
-    """The threshold at which as many genuine pairs are refused as impostors accepted."""
+    """The threshold at which as many genuine pairs are refused as impostors accepted.
+
+    Where several are as even, the one in their middle: pairs that are wholly apart leave a gap, and the next impostor
+    may lie a little above the last. -1 where there is no pair of a kind.
+    """
+    if not histogram.sum(axis=1).all():
+        return edge(0)
     true, false = rates(histogram)
-    return edge(int(np.argmin(np.abs((1 - true) - false))))
+    uneven = np.abs((1 - true) - false)
+    even = np.flatnonzero(uneven <= uneven.min() + 1e-12)
+    return edge((int(even[0]) + int(even[-1])) // 2)

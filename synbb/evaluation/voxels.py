@@ -114,27 +114,30 @@ class ScoreHistogram:
         self.negatives = np.zeros(len(self.levels), np.int64)
         self.ignored = 0
 
-    def add(self, probabilities: NDArray[Any], truth: Mask, valid: Mask | None = None) -> None:
+    def add(
+        self, probabilities: NDArray[Any], truth: Mask, valid: Mask | None = None, name: str = "probabilities"
+    ) -> None:
         """Count voxels.
 
         Args:
             probabilities: any shape, of the histogram's kind (uint8, or floats in [0, 1]).
             truth: the same shape, boolean.
             valid: the same shape, False where a voxel is not to be scored.
+            name: of the probabilities, for messages.
 
         Raises:
-            SynbbError: shapes or types differ, or a float is NaN or outside [0, 1].
+            SynbbError: shapes or types differ, or a float that is scored is NaN or outside [0, 1].
         """
         if probabilities.shape != truth.shape or (valid is not None and valid.shape != truth.shape):
             shapes = [probabilities.shape, truth.shape] + ([] if valid is None else [valid.shape])
             raise SynbbError(f"probabilities, truth and valid differ in shape: {', '.join(map(str, shapes))}")
-        check_dtype(probabilities.dtype)
+        check_dtype(probabilities.dtype, name)
         if (probabilities.dtype == np.uint8) != self.exact:
             raise SynbbError(f"a histogram for {'uint8' if self.exact else 'floats'} was given {probabilities.dtype}")
         if valid is not None and not valid.all():
             self.ignored += int(valid.size - np.count_nonzero(valid))
             probabilities, truth = probabilities[valid], truth[valid]
-        check_range(probabilities)
+        check_range(probabilities, name)
         count = len(self.levels)
         bins = probabilities if self.exact else FloatBins.of(probabilities)
         everything = np.bincount(bins.ravel(), minlength=count)
@@ -289,9 +292,7 @@ def score_volumes(
         if valid is not None:
             scored &= valid.read(window.of("valid", block)) > 0
         values = probabilities.read(window.of("probabilities", block))
-        if not histogram.exact:
-            check_range(values, probabilities.path)
-        histogram.add(values, wanted, scored)
+        histogram.add(values, wanted, scored, probabilities.path)
         if progress is not None:
             progress(done, len(blocks))
     return VoxelComparison(histogram, window)

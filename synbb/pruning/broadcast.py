@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from synbb.pruning.schedule import Schedule
 
 DEFAULT_BETA = 1 / 0.15
-"""Moves the relative degree by 0.15 for each unit of log-odds (METHOD §5)."""
+"""Moves the relative degree by 0.15 for each unit of log-odds."""
 
 SCALED_BETA = DEFAULT_BETA * 0.2
 """beta times the share of the budget with ``beta="scaled"``: the default at a density of 0.2, where it was found."""
@@ -35,7 +35,7 @@ Regrowth = Literal["natural", "gradient", "random"]
 
 
 class BudgetedBroadcast(Pruner):
-    """Budgeted Broadcast: the selectivity-audience balance log((1 - a) / a) = beta k (METHOD §2).
+    """Budgeted Broadcast: the selectivity-audience balance log((1 - a) / a) = beta k.
 
     Within a unit, connections are ranked by their norm over the RMS norm of the layer they enter, chosen anew from all
     latent weights at each refresh, so that a unit whose on-rate fell wins audience back.

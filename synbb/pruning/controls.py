@@ -1,4 +1,4 @@
-"""Controls: Budgeted Broadcast with one ingredient taken away, to tell what makes the difference (METHOD §5)."""
+"""Controls: Budgeted Broadcast with one ingredient taken away, to tell what makes the difference."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def directions(pruner: Pruner) -> tuple[Direction, ...]:
 
 
 def decided_fit(pruner: Pruner, direction: Direction) -> BalanceFit:
-    """The balance fit on the on-rates that the masks were made from (METHOD §2 says of which groups and units)."""
+    """The balance fit on the on-rates that the masks were made from."""
     rows = degrees_of(pruner, direction)
     minimum = float(pruner.minimum)
     rates: Floats = pruner.decided_rates

@@ -68,7 +68,7 @@ class Evidence:
         return eligible(self.table, scores, self.layers, self.pattern)
 
     def relative_weights(self) -> Floats:
-        """``weights`` over the root mean square of their layer: consumers differ in scale (METHOD §2)."""
+        """``weights`` over the root mean square of their layer: consumers differ in scale."""
         layers = len(self.table.layer_sizes)
         squares = np.bincount(self.table.layer, weights=self.weights**2, minlength=layers)
         scale = np.sqrt(squares / self.table.layer_sizes)

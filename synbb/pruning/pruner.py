@@ -516,7 +516,7 @@ class Pruner(ABC):
         return [layer.name for layer, lacks in zip(self.layers, short, strict=True) if lacks]
 
     def _gate_open(self) -> bool:
-        """Whether on-rates have spread enough to say something (METHOD §3: never cut by activity at step 0)."""
+        """Whether on-rates have spread enough to say something; nothing is cut by activity at step 0."""
         acted = not np.isnan(self.decided_rates).all()  # once masks follow on-rates, they go on doing so
         if not self.reads_rates or not self.gate or acted or self.spread() >= self.gate:
             return True

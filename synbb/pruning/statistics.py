@@ -1,4 +1,4 @@
-"""What the on-rate of a unit is: the statistics of METHOD §3, as sums over positions and the ratios made of them.
+"""What the on-rate of a unit is: its statistics, as sums over positions and the ratios made of them.
 
 Every statistic is a few sums a unit that add up over positions, optimiser steps and processes:
 

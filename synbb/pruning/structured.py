@@ -1,6 +1,6 @@
 """Whole units: those that lose their audience are silenced, so that they can be removed from the network later.
 
-A silenced unit keeps no outgoing connection and no incoming one. Removing it then changes nothing (METHOD §4: exact
+A silenced unit keeps no outgoing connection and no incoming one. Removing it then changes nothing (exactly so
 behind instance and batch norm), which kernel-wise masks seldom allow. Units that also feed an unmasked layer, such as
 the head, cannot be silenced and stay.
 """

@@ -1,7 +1,7 @@
 """Which unit feeds which layer: found by following one forward pass of the real network.
 
 Every tensor of the pass is annotated with the origin of each of its channels. An origin is the network's input, a
-*unit* (one channel of an activation's output, METHOD §1) or a *layer output* that no activation has followed yet.
+*unit* (one channel of an activation's output) or a *layer output* that no activation has followed yet.
 :mod:`synbb.pruning.origins` and :mod:`synbb.pruning.attention` say how calls without weights pass origins on. A weight
 layer reads units (they gain fan-out) and starts layer outputs; an activation turns what reaches it into new units, and
 the layer outputs among it are those units' fan-in. Identity paths thus add no connection. What cannot be followed is an

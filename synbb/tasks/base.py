@@ -74,7 +74,7 @@ class Table:
     """What a task has to say of files, or of single cases: one row each.
 
     Attributes:
-        columns: their names.
+        columns: their names, that of the file first.
         rows: as many texts as columns.
         skipped: files that could not be read, with the reason.
         notes: what a person should know of the files, or of how it went.
@@ -109,8 +109,14 @@ class HeldOut:
 class Task(Protocol):
     """Data, model, loss and scores of one kind of problem."""
 
+    def begin_with(self, facts: dict[str, Any]) -> None:
+        """Take what the weights of another run stand for from its facts, before the data are prepared."""
+
     def prepare(self, known: dict[str, Any] | None = None) -> list[str]:
-        """Open and check all data, with the facts of a run that is continued.
+        """Open and check all data.
+
+        Args:
+            known: facts of the run, where it is continued or scored.
 
         Returns:
             Lines that tell a person what was found.

@@ -134,6 +134,9 @@ class FacesTask:
 
     # ---- data ----
 
+    def begin_with(self, facts: dict[str, Any]) -> None:
+        """Nothing: prototypes become those of whomever the images show."""
+
     def prepare(self, known: dict[str, Any] | None = None) -> list[str]:
         """Decode all training and validation images once, and look at the names of those of the test split.
 
@@ -176,7 +179,7 @@ class FacesTask:
         """Why the network cannot be trained on one image: its last stage sees one position, batch norm one value."""
         with torch.device("meta"), torch.no_grad():  # shapes alone: no weight of the run is drawn
             try:
-                self.build_model().train()(self.example_inputs())
+                self.build_model().train().embed(self.example_inputs())
             except ValueError as error:
                 return str(error)
         return None
@@ -279,12 +282,12 @@ class FacesTask:
         """Nothing: images are small and decoded as they are needed."""
 
     def calibration_batches(self, count: int) -> Iterator[Tensor]:
-        """Unaugmented training images, the same at every call."""
+        """Unaugmented training images, at least ``count``, the same at every call."""
         order = np.random.default_rng([self._seed, 2]).permutation(len(self._train.faces))
-        chosen = [int(order[item % len(order)]) for item in range(count)]
-        size = max(self._batch_size, 2)
-        for first in range(0, count - 1, size):  # batch statistics need two images
-            yield self._inputs([self._train.faces[place].path for place in chosen[first : first + size]])
+        size = max(self._batch_size, 2)  # batch statistics need two images
+        for first in range(0, count, size):  # whole batches: each weighs the same in the average of their statistics
+            places = [int(order[item % len(order)]) for item in range(first, first + size)]
+            yield self._inputs([self._train.faces[place].path for place in places])
 
     def held_out_batches(self, count: int) -> Iterator[Tensor]:
         """Validation images, evenly spread over them."""

@@ -130,17 +130,34 @@ class SpeechTask:
         self._data, self._model, self._seed, self._batch_size = data, model, seed, batch_size
         self._reader = FeatureReader(data.features, cache_bytes=data.cache_mib * 2**20)
         self._vocabulary: Vocabulary = Characters("")
+        self._taken = False  # from the run that this one begins with
         self._train = self._validation = Chosen()
         self._epochs: Epochs  # since the data are there
         self._longest = FALLBACK
 
     # ---- data ----
 
+    def begin_with(self, facts: dict[str, Any]) -> None:
+        """Take the vocabulary of a run with its weights: as many other pieces would scramble what is written.
+
+        Raises:
+            SynbbError: it is of another kind or size than the settings say.
+        """
+        self._vocabulary, self._taken = restore_vocabulary(facts["vocabulary"]), True
+        wanted, theirs = self._data.vocabulary, f"{self._vocabulary.size - 1} {facts['vocabulary']['kind']}"
+        ours = f"{wanted.size if wanted.kind == 'subwords' else self._vocabulary.size - 1} {wanted.kind}"
+        if ours != theirs:
+            raise SynbbError(
+                f"data.vocabulary: {ours}, and the run that training.start_from names writes {theirs}: weights and "
+                "vocabulary go together; give the same ones"
+            )
+
     def prepare(self, known: dict[str, Any] | None = None) -> list[str]:
         """Find all training and validation utterances, and decode those that fit into memory.
 
         Args:
-            known: facts of a run that is continued: its vocabulary must be that of the transcripts found.
+            known: facts of a run that is continued: its vocabulary must be that of the transcripts found, unless it was
+                taken from another run.
 
         Raises:
             SynbbError: utterances that cannot be used, named.
@@ -149,12 +166,13 @@ class SpeechTask:
         corpora = [each.corpus for each in self._data.corpora]
         check_fetched(self._data.dataset, [each for each in corpora if not Path(each).exists()])
         train, validation = self._choose("train"), self._choose("validation")
-        if known is None:
-            self._vocabulary = self._make_vocabulary(train.texts)
-        else:
+        if known is not None:
             self._vocabulary = restore_vocabulary(known["vocabulary"])
-            if not self._vocabulary.is_of(train.texts):
+            self._taken = known.get("vocabulary_taken", False)
+            if not self._taken and not self._vocabulary.is_of(train.texts):
                 raise SynbbError("data.corpora: the training transcripts are others than when the run was begun")
+        elif not self._taken:
+            self._vocabulary = self._make_vocabulary(train.texts)
         self._train, self._validation = self._writable(train), self._writable(validation)
         lengths = [each.frames for each in self._train.heard]
         self._epochs = Epochs(len(lengths), seed=self._seed, batch_size=self._batch_size, lengths=lengths)
@@ -167,7 +185,8 @@ class SpeechTask:
         else:
             lines.append("no entry has split: validation: nothing is validated")
         lines += told("test", test) if test.heard else []
-        lines.append(f"{self._vocabulary.size - 1} {self._data.vocabulary.kind}")
+        taken = ", those of the run that this one begins with" if self._taken else ""
+        lines.append(f"{self._vocabulary.size - 1} {self._data.vocabulary.kind}{taken}")
         return [*lines, *self._reader.notes()]
 
     def restore(self, facts: dict[str, Any]) -> None:
@@ -372,6 +391,7 @@ class SpeechTask:
         unused = [*self._train.skipped, *self._validation.skipped]
         return {
             "vocabulary": self._vocabulary.facts(),
+            **({"vocabulary_taken": True} if self._taken else {}),
             "longest": self._longest,
             **({"left_out": unused} if unused else {}),
             **credit(self._data.dataset),

@@ -68,6 +68,9 @@ class SynapseTask:
 
     # ---- data ----
 
+    def begin_with(self, facts: dict[str, Any]) -> None:
+        """Nothing: grey values are normalised as these volumes need it."""
+
     def prepare(self, known: dict[str, Any] | None = None) -> list[str]:
         """Open training and validation volumes, normalise them and index the positives.
 

@@ -96,7 +96,7 @@ def _keep_weights(session: Session, done: int, found: Validation | None) -> None
 
 @torch.no_grad()
 def recalibrate(net: nn.Module, batches: Iterator[Inputs], device: Any) -> None:
-    """Estimate batch-norm statistics anew as plain averages over ``batches`` (METHOD §2); other norms have none."""
+    """Estimate batch-norm statistics anew as plain averages over ``batches``; other norms have none."""
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
         return

@@ -97,6 +97,8 @@ class RunFolder:
             raise SynbbError(f"{path} holds a run already: continue it with --resume, or choose another --output")
         if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
             raise SynbbError(f"{path} exists and is no run folder: choose another --output")
+        if not run.path.name:  # a run is made beside its place and moved there
+            raise SynbbError(f"--output {path} is the current folder: name a folder of its own for the run")
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:

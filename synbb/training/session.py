@@ -86,8 +86,12 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
     if precision == "auto":
         precision = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
     from lightning.fabric import Fabric  # seconds, of no use to whoever predicts or scores
+    from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
-    return Fabric(accelerator="cuda" if cuda else "cpu", devices=devices, precision=precision)
+    # Processes of further devices are started here (or by torchrun). Left to itself Fabric takes the numbers of a
+    # batch system, which say how many tasks a job may have and not that each of them runs this.
+    plugins = [] if TorchElasticEnvironment.detect() else [LightningEnvironment()]
+    return Fabric(accelerator="cuda" if cuda else "cpu", devices=devices, precision=precision, plugins=plugins)
 
 
 def make_session(config: RunConfig, task: Task, run: RunFolder, fabric: Fabric) -> Session:
@@ -121,9 +125,14 @@ def make_session(config: RunConfig, task: Task, run: RunFolder, fabric: Fabric) 
     return Session(config, task, run, fabric, model, net, wrapped, scheduler, pruner, events)
 
 
+def keeps_masks(config: RunConfig, source: RunFolder) -> bool:
+    """Whether a run that begins with the weights of ``source`` holds its masks too."""
+    return config.pruning.masks in (None, "keep") and source.masks_file.is_file()
+
+
 def _pruner(config: RunConfig, source: RunFolder | None) -> Pruner | None:
     """The pruner of a run, or one that holds the masks of the run it starts from."""
-    if source is not None and config.pruning.masks in (None, "keep") and source.masks_file.is_file():
+    if source is not None and keeps_masks(config, source):
         kept = {"method": "fixed", "masks_from": str(source.masks_file), "shuffle": False, "schedule": None}
         if config.pruning.connection == "unit":  # masks of whole units are kernel-wise ones
             kept["connection"] = "kernel"

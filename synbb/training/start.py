@@ -18,6 +18,7 @@ from synbb.tasks.registry import find_task
 from synbb.training.config import RunConfig, load_config
 from synbb.training.loop import Progress, Say, train
 from synbb.training.run import RunFolder
+from synbb.training.session import keeps_masks
 
 
 def make_task(config: RunConfig) -> Task:
@@ -83,7 +84,7 @@ def start_run(
         )
     task = make_task(config)
     try:
-        for line in task.prepare(RunFolder.open(folder).data_facts() if resume else None):
+        for line in _prepared(task, config, folder, resume=resume):
             tell(line)
         for line in _warnings(config):
             tell(line)
@@ -93,7 +94,7 @@ def start_run(
             train(config, task, run, resume=resume, say=tell, progress=None if joining else progress)
             tell(f"run folder: {run.path}")
         except RunEnded:
-            # All processes end together; what they say, the first one says for all.
+            # What all processes end for, the first one says for all.
             if not joining:
                 raise
         except Exception:
@@ -105,6 +106,23 @@ def start_run(
     finally:
         task.close()
     return run
+
+
+def _prepared(task: Task, config: RunConfig, folder: Path, *, resume: bool) -> list[str]:
+    """Open the data; lines that tell of them, and of what the run begins with."""
+    if resume:
+        return task.prepare(RunFolder.open(folder).data_facts())
+    if config.training.start_from is None:
+        return task.prepare()
+    source = RunFolder.open(config.training.start_from)
+    task.begin_with(source.data_facts())
+    lines = task.prepare()
+    if keeps_masks(config, source):
+        lines.append(
+            f"the masks of {source.path} are held, and pruning.method={config.pruning.method} and its density have no "
+            "effect: pruning.masks=reopen or dense lets it choose"
+        )
+    return lines
 
 
 def leads() -> bool:

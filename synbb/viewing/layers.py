@@ -128,11 +128,14 @@ def grey_range(volume: Volume) -> tuple[float, float, float, float]:
     """Grey values for black and white, then the smallest and largest that one may choose, from a sample of voxels."""
     sample = sample_greys(volume, max_voxels=SAMPLE_VOXELS)
     low, high = sample.lowest, sample.highest
+    if not np.isfinite([low, high]).all():  # nothing but NaN, or an infinity somewhere
+        low, high = 0.0, 1.0
+    least, most = low, high
     if sample.tissue:
         low, high = (sample.percentile(p) for p in PERCENTILES)
     if not low < high:
         low, high = low - 1, low + 1
-    bottom, top = min(low, sample.lowest), max(high, sample.highest)
+    bottom, top = min(low, least), max(high, most)
     if volume.dtype.kind in "ui" and volume.dtype.itemsize == 1:
         bottom, top = float(np.iinfo(volume.dtype).min), float(np.iinfo(volume.dtype).max)
         low, high = max(low, bottom), min(high, top)

@@ -43,7 +43,7 @@ def read_points(path: str | Path) -> list[SynapsePoint]:
     if not file.is_file():
         raise SynbbError(f"--synapses {path}: no such file; give the CSV that synbb segment wrote beside the labels")
     try:
-        with file.open(newline="", encoding="utf-8") as opened:
+        with file.open(newline="", encoding="utf-8-sig") as opened:
             rows = csv.DictReader(opened)
             missing = [name for name in PLACE if name not in (rows.fieldnames or ())]
             if missing:

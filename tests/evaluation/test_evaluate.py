@@ -163,6 +163,26 @@ def test_all_scores_are_of_the_voxels_that_all_volumes_cover(region, volumes, ob
     assert "2:6,0:48,10:50" in scores["objects"]["note"]
 
 
+def test_what_the_truth_ignores_may_hold_no_numbers(tmp_path, store):
+    raw, truth, probabilities = scene()
+    raw, p = raw.astype(np.float32), np.float32(probabilities / 255)
+    raw[:, 0, 0] = p[1, 40, 5] = np.nan
+    named = np.uint64(truth)
+    named[1, 40, 5] = 0xFFFFFFFFFFFFFFFD
+    given = {
+        "truth": store("t.zarr", named),
+        "raw": store("r.zarr", raw),
+        "against": store("q.zarr", np.float32(truth / 255)),
+    }
+    scores = evaluate_volumes(**given, probabilities=store("p.zarr", p), output=tmp_path / "out", threshold=0.5)
+    assert scores["voxels"]["ignored"] == 1
+    gap = np.abs(p - np.float32(truth / 255))
+    assert scores["difference"] == pytest.approx({"mean": np.nanmean(gap), "max": np.nanmax(gap)})
+    p[1, 40, 6] = np.nan
+    with pytest.raises(SynbbError, match=r"p2\.zarr: values from nan"):
+        evaluate_volumes(**given, probabilities=store("p2.zarr", p), output=tmp_path / "out", threshold=0.5)
+
+
 def test_a_second_evaluation_replaces_the_first(volumes, tmp_path):
     evaluate_volumes(**volumes, output=tmp_path / "r")
     assert list((tmp_path / "r").glob("section_*.png"))

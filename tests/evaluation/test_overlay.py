@@ -63,6 +63,15 @@ def test_constant_and_wide_grey_values_are_drawn():
     assert (wide.min(), wide.max()) == (0, 255)
 
 
+def test_what_is_no_number_is_black_and_the_rest_is_drawn():
+    raw = np.linspace(0, 1, 200, dtype=np.float32).reshape(10, 20)
+    drawn = stretch(raw)
+    raw[0, :3] = np.nan, np.inf, -np.inf
+    assert (stretch(raw)[0, :3] == 0).all()
+    assert np.abs(stretch(raw)[1:].astype(int) - drawn[1:]).max() < 8
+    assert (stretch(np.full((2, 2), np.nan)) == 0).all()
+
+
 def test_pixels_that_are_not_square_are_drawn_in_proportion():
     raw = np.zeros((50, 100), np.uint8)
     nothing = np.zeros((50, 100), bool)

@@ -54,6 +54,13 @@ def test_cases_are_written_and_go_with_the_next_report(tmp_path: Path) -> None:
     assert {file.name for file in tmp_path.iterdir()} == {"scores.json", "report.html"}
 
 
+def test_long_paths_are_shortened_and_texts_are_not(tmp_path: Path) -> None:
+    said = "the quick brown and/or the lazy his/her dog"
+    page = run_page(RESULT, (["audio", "said"], [["/data/an4/wav/an4test_clstk/fcaw/an406.wav", said]]))
+    assert "<td>…/fcaw/an406.wav</td>" in page
+    assert f"<td>{said}</td>" in page
+
+
 def test_names_of_files_that_are_no_utf8_are_written(tmp_path: Path) -> None:
     name = os.fsdecode(b"J\xf6rg/1.png")
     result = RESULT | {"notes": [f"test: 1 image left out: {name}"]}

@@ -146,6 +146,11 @@ def test_equal_error_by_hand() -> None:
     assert np.isnan(Resampled("roc_auc", {"pairs": only_genuine}).score())
 
 
+def test_pairs_that_are_wholly_apart_are_parted_in_the_middle() -> None:
+    counted = pair_histograms(np.array([-0.5, 0.1, 0.8, 0.9]), np.array([0, 0, 1, 1], bool), np.zeros(4, np.int64), 1)
+    assert equal_error_threshold(counted[0]) == pytest.approx(0.45, abs=2 * 2 / BINS)
+
+
 def test_acceptance_at_just_the_false_rate_asked_for_by_hand() -> None:
     # One impostor of four in bin 2 and none above; of four genuine pairs three from there on.
     counts = np.array([[0, 1, 2, 1], [2, 1, 1, 0]])

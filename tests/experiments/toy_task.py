@@ -38,6 +38,9 @@ class Points:
     def __init__(self, data: PointData, model: dict[str, Any], *, seed: int, batch_size: int) -> None:
         self.data, self.width, self.seed, self.batch_size = data, int(model.get("width", 8)), seed, batch_size
 
+    def begin_with(self, facts: dict[str, Any]) -> None:
+        """Nothing."""
+
     def prepare(self, known: dict[str, Any] | None = None) -> list[str]:
         return ["points are at hand"]
 
@@ -89,6 +92,9 @@ class Points:
 
 class Broken(Points):
     """Its data cannot be opened with the seed 1."""
+
+    def begin_with(self, facts: dict[str, Any]) -> None:
+        """Nothing."""
 
     def prepare(self, known: dict[str, Any] | None = None) -> list[str]:
         if self.seed == 1:

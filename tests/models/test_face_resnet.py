@@ -26,6 +26,16 @@ def test_cosines_and_unit_embeddings(depth: int) -> None:
     torch.testing.assert_close(cosines, vectors @ torch.nn.functional.normalize(net.prototypes).T)
 
 
+def test_cosines_are_exact_though_the_backbone_is_in_eight_bits() -> None:
+    net = build_face_resnet(identities=7, width=8, embedding=16)
+    with torch.no_grad():
+        net.prototypes[0] = net.eval().embed(torch.ones(1, 1, 32, 32))[0]
+        with torch.autocast("cpu", torch.bfloat16):
+            embedding, cosines = net.embed(torch.ones(1, 1, 32, 32)), net(torch.ones(1, 1, 32, 32))
+    assert cosines.dtype == torch.float32
+    torch.testing.assert_close(cosines, embedding @ torch.nn.functional.normalize(net.prototypes).T, rtol=0, atol=1e-6)
+
+
 def test_every_layer_but_the_first_is_masked_through_the_sums() -> None:
     net = build_face_resnet(identities=5, depth=18, width=4, embedding=16)
     wiring = trace(net, torch.zeros(1, 1, 48, 40))

@@ -453,6 +453,34 @@ def test_subwords_are_of_the_training_transcripts(folder: Path) -> None:
     assert again._vocabulary.facts() == task._vocabulary.facts()
 
 
+@pytest.mark.parametrize("kind", ["characters", "subwords"])
+def test_who_begins_with_the_weights_of_a_run_writes_with_its_vocabulary(folder: Path, own: Path, kind: str) -> None:
+    if kind == "subwords":
+        pytest.importorskip("sentencepiece")
+    vocabulary = {"kind": kind, **({"size": 25} if kind == "subwords" else {})}
+    first = prepared(parts(folder), vocabulary=vocabulary)
+    rewrite(own, [{**row, "text": row["text"].upper().replace("V", "F")} for row in rows_of(own)])
+    later = made(parts(own), vocabulary=vocabulary)
+    later.begin_with(first.facts())
+    lines = later.prepare()
+    assert lines[-1].endswith(f"{kind}, those of the run that this one begins with")
+    assert later._vocabulary.facts() == first._vocabulary.facts()
+    assert prepared(parts(own), vocabulary=vocabulary)._vocabulary.facts() != first._vocabulary.facts()
+    resumed = made(parts(own), vocabulary=vocabulary)
+    resumed.prepare(later.facts())
+    assert resumed._vocabulary.facts() == first._vocabulary.facts()
+
+
+def test_a_vocabulary_of_another_kind_begins_no_run(folder: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    pieces = {"vocabulary": {"kind": "subwords", "size": 25}}
+    few, many = prepared(parts(folder)).facts(), prepared(parts(folder), **pieces).facts()
+    with pytest.raises(SynbbError, match=r"25 subwords, and the run .* writes \d+ characters"):
+        made(parts(folder), **pieces).begin_with(few)
+    with pytest.raises(SynbbError, match=r"20 subwords, and the run .* writes 25 subwords"):
+        made(parts(folder), vocabulary={"kind": "subwords", "size": 20}).begin_with(many)
+
+
 @pytest.mark.parametrize("stored_before", [False, True])
 def test_a_run_keeps_its_subwords_whatever_compressed_them(
     own: Path, monkeypatch: pytest.MonkeyPatch, stored_before: bool

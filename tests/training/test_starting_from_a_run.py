@@ -12,6 +12,7 @@ from tiny import config, trained, write_pair
 from synbb.errors import SynbbError
 from synbb.pruning import load_masks
 from synbb.training import RunFolder
+from synbb.training.start import start_run
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,15 @@ def test_kept_masks_hold_whatever_the_method(data, pruned):
     ours, theirs = load_masks(run.masks_file), load_masks(pruned.masks_file)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert run.weights_info("last")["final"]
+
+
+def test_held_masks_are_told(data, pruned):
+    said: list[str] = []
+    for masks in (None, "dense"):
+        given = config(data, training__start_from=str(pruned.path), training__steps=2, pruning__masks=masks)
+        start_run(given, data / f"told-{masks}", resume=False, say=said.append)
+    (held,) = (line for line in said if "are held" in line)
+    assert f"the masks of {pruned.path} are held, and pruning.method=bb and its density have no effect" in held
 
 
 def test_reopened_masks_start_from_those_of_the_run_and_may_change(data, pruned):

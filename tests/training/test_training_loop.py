@@ -24,7 +24,7 @@ from synbb.training import RunFolder, keeping, make_task, start
 from synbb.training.config import TrainingSettings
 from synbb.training.events import EventFile
 from synbb.training.keeping import recalibrate
-from synbb.training.session import one_cycle
+from synbb.training.session import make_fabric, one_cycle
 
 
 @pytest.fixture(scope="module")
@@ -488,3 +488,15 @@ def test_damaged_run_files_are_named(finished, tmp_path: Path) -> None:
     (run.path / "run.json").write_text("{}")
     with pytest.raises(SynbbError, match=r"run.json is damaged: it says nothing of the data"):
         run.data_facts()
+
+
+def test_the_tasks_of_a_batch_job_are_not_its_processes(monkeypatch):
+    for name, value in {"NTASKS": "4", "JOB_NAME": "train", "JOB_ID": "7", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert make_fabric(TrainingSettings(accelerator="cpu")).world_size == 1
+
+
+def test_a_run_in_the_current_folder_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SynbbError, match=r"--output \. is the current folder"):
+        RunFolder.check_free(".")

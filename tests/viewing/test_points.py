@@ -21,6 +21,11 @@ def test_a_row_is_a_point(tmp_path: Path) -> None:
     assert (point.place, point.text) == ((100.0, 20.5, -3.0), "synapse 7, voxels 12")
 
 
+def test_a_table_that_a_spreadsheet_has_saved(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"{HEAD}\n7,100,20.5,-3,12\n", encoding="utf-8-sig")
+    assert read_points(tmp_path / "t.csv")[0].text == "synapse 7, voxels 12"
+
+
 @pytest.mark.parametrize("place", ["nan,1,2", "1,inf,2", "1,2,-inf", "a,1,2", "1,2"])
 def test_a_place_that_is_no_finite_number_is_named_by_its_line(tmp_path: Path, place: str) -> None:
     (tmp_path / "t.csv").write_text(f"{HEAD}\n1,1,2,3,4\n2,{place}\n")
