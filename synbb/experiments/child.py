@@ -22,6 +22,7 @@ from synbb.pruning.rows import TEXT
 from synbb.tasks.base import Task
 from synbb.training.checkpoint import load_weights, write_json
 from synbb.training.config import RunConfig, run_config
+from synbb.training.loop import STOPPING
 from synbb.training.run import RunFolder
 from synbb.training.start import start_run
 
@@ -60,8 +61,9 @@ def main(job: Job, parent: Connection) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     # While data are opened or scored there is nothing that a signal would have to save.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # blocked since the fork
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if job.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(job.gpu)

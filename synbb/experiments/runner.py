@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,12 +22,14 @@ from synbb.experiments.child import SCORED, Job
 from synbb.experiments.plan import PlannedRun
 from synbb.pruning.rows import Cell
 from synbb.training.checkpoint import read_json
-from synbb.training.loop import STOPPED_BY_SIGNAL
+from synbb.training.loop import STOPPED_BY_SIGNAL, STOPPING
 
 Say = Callable[[str], None]
 Finished = Callable[[PlannedRun, dict[str, Any]], None]
 LOOK_EVERY = 0.5
 LAST_LINES = 12
+ONE_SIGNAL = 1.0
+"""Seconds in which a signal that comes again is the same one: ``timeout`` sends it to the process and to its group."""
 
 
 class StudyStopped(RunEnded):
@@ -91,7 +94,7 @@ def run_all(
         One message for each run that failed or could not be begun.
 
     Raises:
-        StudyStopped: SIGINT or SIGTERM came.
+        StudyStopped: SIGINT, SIGTERM or SIGUSR1 came.
     """
     # Fork from a process that has everything imported and no threads; CUDA does not survive a fork.
     context = multiprocessing.get_context("spawn" if resources.gpus else "forkserver")
@@ -100,12 +103,16 @@ def run_all(
     waiting, failed, problems = list(todo), set[Cell](), list[str]()
     running: list[_Running] = []
     with _signals() as received, _threads(resources.threads):
+        if not resources.gpus:
+            _start_forkserver()
         while (waiting or running) and not received:
             known = len(problems)
             _start_what_can(waiting, running, failed, problems, resources, keep, logs, context)
             for problem in problems[known:]:
                 say(problem)
             wait([each.process.sentinel for each in running], timeout=LOOK_EVERY)
+            if received:
+                break  # it may have come to the children too: those that ended did not fail
             for each in [each for each in running if not each.process.is_alive()]:
                 running.remove(each)
                 each.held.close()
@@ -119,6 +126,20 @@ def run_all(
             name = signal.Signals(received[0]).name
             raise StudyStopped(f"{name}: the runs are stopped and what is finished is kept; the same call continues")
     return problems
+
+
+def _start_forkserver() -> None:
+    """Have the process that children are forked from outlive a signal to the whole group: it tells how they ended.
+
+    Blocked, not ignored: what comes to a child before it has begun then meets it when it begins.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # the tracker's start lets go of some
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_what_can(
@@ -194,16 +215,19 @@ def _stop(running: list[_Running], logs: Path, finished: Finished) -> None:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM; a second one acts at once."""
+    """Collect signals instead of dying of them; another one, a second after the first, ends the study at once."""
     received: list[int] = []
-    began = time.monotonic()
+    first = 0.0
 
     def remember(number: int, _: FrameType | None) -> None:
-        if received and time.monotonic() - began > 1:
+        nonlocal first
+        if not received:
+            first = time.monotonic()
+        elif time.monotonic() - first > ONE_SIGNAL:
             raise KeyboardInterrupt
         received.append(number)
 
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, remember) for number in STOPPING}
     try:
         yield received
     finally:

@@ -271,6 +271,33 @@ def wait_for(condition: Any, process: subprocess.Popen[bytes], seconds: float = 
         time.sleep(0.02)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_whole_group_is_a_stop_with_checkpoints(folder: Path, number: signal.Signals) -> None:
+    """As ``timeout`` and batch systems send it: to the study, and at the same time to every process of its group."""
+    write_study(folder, "slow", **{**STUDY, "methods": {"dense": {"method": "none"}}, "reference": "dense"})
+    (folder / "slow_task.py").write_text(
+        "import time\nfrom pathlib import Path\n\nfrom toy_task import Points\n\n\nclass Slow(Points):\n"
+        "    def loss(self, outputs, batch):\n        Path('stepping').touch()\n        time.sleep(0.5)\n"
+        "        return super().loss(outputs, batch)\n"
+    )
+    (folder / "stepping").unlink(missing_ok=True)
+    output = folder / f"group-{number.name}"
+    command = [sys.executable, "-m", "synbb", "compare", "slow.yaml", "table=slow.csv", "--output", output.name]
+    command += ["run.task=slow_task:Slow", "run.training.checkpoint_every=1000", "seeds=[0]", "--threads", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as process:
+        wait_for((folder / "stepping").exists, process)
+        time.sleep(1.2)  # a second signal right after the first is the same one, however long the study has run
+        process.send_signal(number)
+        time.sleep(0.01)
+        os.killpg(process.pid, number)
+        said = process.communicate(timeout=120)[0].decode()
+    assert process.returncode == 75, said
+    assert f"{number.name}: the runs are stopped" in said
+    assert "failed" not in said
+    assert "Traceback" not in said
+    assert len(list(output.glob("runs/all/*/checkpoints/last.pt"))) == 1
+
+
 def test_stopped_killed_and_continued_is_the_same_study(folder: Path, finished: list[str]) -> None:
     """SIGTERM while a run trains, then SIGKILL of the study alone while one trains, then to the end."""
     table, output = folder / "killed.csv", folder / "killed"
