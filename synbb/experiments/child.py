@@ -41,7 +41,7 @@ class Job:
         log: file for what the run says.
         keep: what stays of it, as in the settings of a study.
         threads: of torch.
-        gpu: number of the GPU that is seen, None for those that the environment names.
+        gpu: name of the GPU that is seen, as CUDA_VISIBLE_DEVICES has it; None for those that the environment names.
     """
 
     config: dict[str, Any]
@@ -51,7 +51,7 @@ class Job:
     log: Path
     keep: str
     threads: int
-    gpu: int | None = None
+    gpu: str | None = None
 
 
 def main(job: Job, parent: Connection) -> None:
@@ -66,7 +66,7 @@ def main(job: Job, parent: Connection) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # blocked since the fork
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if job.gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(job.gpu)
+        os.environ["CUDA_VISIBLE_DEVICES"] = job.gpu
     torch.set_num_threads(job.threads)
     logging.getLogger("lightning").setLevel(logging.WARNING)
     status = 0

@@ -45,20 +45,20 @@ class Resources:
     Attributes:
         jobs: runs at a time.
         threads: of each.
-        gpus: how many there are; runs take turns on them.
+        gpus: those that are seen, as CUDA_VISIBLE_DEVICES names them; runs take turns on them.
     """
 
     jobs: int
     threads: int
-    gpus: int = 0
+    gpus: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, jobs: int | None, threads: int | None) -> Resources:
         """As asked for; by default one run for each GPU, else one run, and all cores shared among the runs."""
         import torch
 
-        gpus = torch.cuda.device_count()
-        some = jobs or max(1, gpus)
+        gpus = _gpus_named(torch.cuda.device_count())
+        some = jobs or max(1, len(gpus))
         each = threads or _threads_asked_for() or max(1, len(os.sched_getaffinity(0)) // some)
         return cls(some, each, gpus)
 
@@ -69,12 +69,19 @@ def _threads_asked_for() -> int:
     return int(first) if first.isdecimal() else 0
 
 
+def _gpus_named(count: int) -> tuple[str, ...]:
+    """What CUDA_VISIBLE_DEVICES calls the GPUs that are seen; without it they are numbered."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(number) for number in range(count)] if chosen is None else chosen.split(",")
+    return tuple(name.strip() for name in names[:count])
+
+
 @dataclass
 class _Running:
     planned: PlannedRun
     process: BaseProcess
     held: Connection  # the child ends when this end is closed
-    gpu: int | None
+    gpu: str | None
 
 
 def run_all(
@@ -163,7 +170,7 @@ def _start_what_can(
             continue
         waiting.remove(planned)
         used = [each.gpu for each in running]
-        gpu = min(range(resources.gpus), key=used.count) if resources.gpus > 1 else None
+        gpu = min(resources.gpus, key=used.count) if len(resources.gpus) > 1 else None
         job = Job(
             config=planned.config.plain(),
             config_hash=planned.config_hash,
