@@ -28,11 +28,6 @@ class MethodSettings(Settings, extra="allow"):
         """The keys of ``pruning``."""
         return dict(self.__pydantic_extra__ or {})
 
-    @property
-    def at_own_density(self) -> bool:
-        """Whether the method is run once for all densities: unpruned, or with a density of its own."""
-        return self.pruning.get("method") == "none" or "density" in self.pruning
-
 
 class StudySettings(Settings):
     """A study: methods x densities x seeds x folds.
@@ -96,11 +91,12 @@ class StudySettings(Settings):
                 raise ValueError(
                     f"methods.{seen[-2]}.after = {seen[-1]!r}: that method prunes nothing, it has no masks"
                 )
-            if before.at_own_density and not method.at_own_density:
-                raise ValueError(
-                    f"methods.{seen[-2]}.after = {seen[-1]!r}: that method is run at a density of its own; give "
-                    f"methods.{seen[-2]}.density too"
-                )
+            theirs = before.pruning.get("density")
+            if method.pruning.get("density") != theirs:
+                at, remedy = ("each density of the study", f"drop methods.{seen[-2]}.density")
+                if theirs is not None:
+                    at, remedy = ("a density of its own", f"give methods.{seen[-2]}.density = {theirs} too")
+                raise ValueError(f"methods.{seen[-2]}.after = {seen[-1]!r}: that method is run at {at}; {remedy}")
             method = before
 
     def own_density(self, method: str) -> float | None:

@@ -54,7 +54,18 @@ def with_toy_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"metods": {}}, "unknown key 'metods'; did you mean 'methods'"),
         (
             {"methods__m": {"method": "magnitude", "density": 0.1}, "methods__f": {"method": "fixed", "after": "m"}},
-            "run at a density of its own; give methods.f.density too",
+            "run at a density of its own; give methods.f.density = 0.1 too",
+        ),
+        (
+            {
+                "methods__m": {"method": "magnitude", "density": 0.1},
+                "methods__f": {"method": "fixed", "after": "m", "density": 0.2},
+            },
+            "run at a density of its own; give methods.f.density = 0.1 too",
+        ),
+        (
+            {"methods__f": {"method": "fixed", "after": "magnitude", "density": 0.1}},
+            "methods.f.after = 'magnitude': that method is run at each density of the study; drop methods.f.density",
         ),
     ],
 )
