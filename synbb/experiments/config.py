@@ -71,9 +71,19 @@ class StudySettings(Settings):
         for name in [*self.methods, *self.folds]:
             if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
                 raise ValueError(f"name {name!r} becomes a folder: use letters, digits, - and _")
+        for where, given in (("run", self.run), *((f"folds.{name}", fold) for name, fold in self.folds.items())):
+            self._check_overwritten(where, given)
         for name, method in self.methods.items():
             self._check_after(name, method)
         return self
+
+    def _check_overwritten(self, where: str, values: dict[str, Any]) -> None:
+        """Refuse what the cells of a study decide; a base may hold it, for it is the config of a run as well."""
+        pruning = values.get("pruning")
+        density = "pruning.density" in values or (isinstance(pruning, dict) and "density" in pruning)
+        for key, given, decided in (("seed", "seed" in values, "seeds"), ("pruning.density", density, "densities")):
+            if given:
+                raise ValueError(f"{where}: {key} has no effect, as `{decided}` of the study decide it; remove it")
 
     def _check_after(self, name: str, method: MethodSettings) -> None:
         seen = [name]

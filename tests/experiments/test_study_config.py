@@ -51,6 +51,11 @@ def with_toy_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ({"methods__a": {"method": "fixed", "after": "a"}}, "methods: a after a is a circle"),
         ({"methods__a/b": {"method": "random"}}, "name 'a/b' becomes a folder"),
+        ({"run__seed": 3}, "run: seed has no effect, as `seeds` of the study decide it"),
+        ({"run__pruning__density": 0.1}, "run: pruning.density has no effect, as `densities` of the study decide it"),
+        ({"folds": {"one": {"seed": 3}}}, "folds.one: seed has no effect"),
+        ({"folds": {"one": {"pruning.density": 0.1}}}, "folds.one: pruning.density has no effect"),
+        ({"folds": {"one": {"pruning": {"density": 0.1}}}}, "folds.one: pruning.density has no effect"),
         ({"metods": {}}, "unknown key 'metods'; did you mean 'methods'"),
         (
             {"methods__m": {"method": "magnitude", "density": 0.1}, "methods__f": {"method": "fixed", "after": "m"}},
@@ -103,6 +108,7 @@ def test_runs_that_cannot_be(changes: dict[str, Any], message: str) -> None:
 def test_base_is_a_run_that_is_changed(tmp_path: Path) -> None:
     values = study()
     base = values.pop("run")
+    base |= {"seed": 3, "pruning": {**base["pruning"], "density": 0.1}}  # of a run alone: a study has its own
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(base))
     values |= {"base": str(tmp_path / "run.yaml"), "run": {"training": {"steps": 7}}}
     file = tmp_path / "based.yaml"
@@ -110,7 +116,11 @@ def test_base_is_a_run_that_is_changed(tmp_path: Path) -> None:
     run = load_study(file, ["seeds=[5]", "run.data.noise=0.5"]).run
     assert run["training"] == {**base["training"], "steps": 7}
     assert run["data"] == {"noise": 0.5}
-    assert load_study(file, ["seeds=[5]"]).seeds == (5,)
+    found = load_study(file, ["seeds=[5]"])
+    assert found.seeds == (5,)
+    runs = plan(found, tmp_path, file.name)
+    assert {each.config.seed for each in runs} == {5}
+    assert {each.config.pruning.density for each in runs if each.cell.method != "dense"} == {0.5, 0.25}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
