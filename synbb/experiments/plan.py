@@ -16,8 +16,8 @@ from synbb.pruning.rows import Cell
 from synbb.schema import Settings, nearest
 from synbb.training.config import RunConfig, run_config
 from synbb.training.pruning import without_effect
+from synbb.training.run import RunFolder
 
-MASKS = "masks.safetensors"
 NO_MATTER = ("training.loader_threads", "training.prefetch", "training.checkpoint_every")
 """Settings that change no result: they are no part of the hash."""
 ADDED = {"data.augment.shadow": 0.0}
@@ -47,7 +47,7 @@ class PlannedRun:
     @property
     def masks_file(self) -> Path:
         """Its final masks."""
-        return self.folder / MASKS
+        return RunFolder(self.folder).masks_file
 
 
 def plan(
@@ -123,6 +123,12 @@ def _planned(
         raise SynbbError(
             f"{source}: methods.{cell.method}: {', '.join(unread)}: no option that method {config.pruning.method} "
             "reads; remove what has no effect"
+        )
+    begins_with = config.training.start_from
+    if begins_with is not None and config.pruning.masks is None and RunFolder(begins_with).masks_file.is_file():
+        raise SynbbError(
+            f"{source}: training.start_from = {begins_with!r} is a pruned run, whose masks every method would hold "
+            "unasked; give run.pruning.masks: reopen or dense (or keep, for methods that are meant to hold them)"
         )
     if config.training.devices not in ("auto", 1):
         raise SynbbError(f"{source}: training.devices={config.training.devices}: each run of a study has one device")

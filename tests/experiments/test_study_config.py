@@ -105,6 +105,20 @@ def test_runs_that_cannot_be(changes: dict[str, Any], message: str) -> None:
         planned(**changes)
 
 
+def test_masks_of_the_run_that_all_begin_with_are_held_when_asked_alone(tmp_path: Path) -> None:
+    run = tmp_path / "pruned"
+    run.mkdir()
+    start = {"run__training__start_from": str(run)}
+    assert planned(**start), "a run without masks has none to hold"
+    (run / "masks.safetensors").touch()
+    with pytest.raises(SynbbError, match="is a pruned run, whose masks every method would hold unasked; give run"):
+        planned(**start)
+    for masks in ("reopen", "dense", "keep"):
+        assert planned(**start, run__pruning__masks=masks)
+    one = {"dense": {"method": "none", "masks": "dense"}, "held": {"method": "none", "masks": "keep"}}
+    assert planned(**start, methods=one, reference="dense")
+
+
 def test_base_is_a_run_that_is_changed(tmp_path: Path) -> None:
     values = study()
     base = values.pop("run")
