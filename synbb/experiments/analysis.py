@@ -29,6 +29,14 @@ def own_densities(study: StudySettings) -> dict[str, float]:
     return {name: own for name in study.methods if (own := study.own_density(name)) is not None}
 
 
+def _unpruned(study: StudySettings) -> frozenset[str]:
+    return frozenset(name for name in study.methods if study.unpruned(name))
+
+
+def _taus(study: StudySettings) -> dict[str, float]:
+    return {name: tau for name in study.methods if (tau := study.tau(name)) is not None}
+
+
 def comparison_of(study: StudySettings, planned: list[PlannedRun], table: RunTable) -> Comparison:
     """What the finished runs of a study say.
 
@@ -61,6 +69,8 @@ def comparison_of(study: StudySettings, planned: list[PlannedRun], table: RunTab
         densities=study.densities,
         reference=study.reference,
         own=own_densities(study),
+        unpruned=_unpruned(study),
+        tau=_taus(study),
         realised=realised_of(rows),
         smaller_is_better=frozenset(
             name for each, _ in stored.values() for name, of in each.items() if of.kind in SMALLER_IS_BETTER
@@ -93,6 +103,8 @@ def screened_comparison(study: StudySettings) -> Comparison:
         densities=sorted({cell.density for cell in rows if study.own_density(cell.method) is None}),
         reference=study.reference,
         own={name: float(plain(own)) for name, own in own_densities(study).items()},
+        unpruned=_unpruned(study),
+        tau=_taus(study),
         realised=realised_of(rows),
     )
     if not any(each.difference.seeds >= 2 for each in found.differences(found.scores)):

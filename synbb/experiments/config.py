@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,6 +13,8 @@ from synbb.schema import Settings, nearest, validated
 from synbb.training.config import Seed, read_mapping, set_key
 
 Density = Annotated[float, Field(gt=0, le=1)]
+UNASKED = 1.0
+"""Density in the rows of methods that none is asked of: unpruned ones, and those with a local budget."""
 
 
 class MethodSettings(Settings, extra="allow"):
@@ -36,7 +39,8 @@ class StudySettings(Settings):
         base: path of a run's config that ``run`` changes; none when ``run`` is complete.
         run: settings of every run: task, data, model, training, pruning.
         folds: name → changes of the run's settings by dotted keys; each holds out other data.
-        methods: name → keys of ``pruning``; ``{method: none}`` is run once for all densities.
+        methods: name → keys of ``pruning``; ``{method: none}`` is run once for all densities, and so is what has a
+            ``density`` or a ``tau`` of its own.
         densities: at which the methods are compared.
         seeds: of weights and data order; the same for all methods, so that differences are paired.
         reference: the method that all others are compared with.
@@ -97,30 +101,47 @@ class StudySettings(Settings):
                 raise ValueError(f"methods: {' after '.join([*seen, method.after])} is a circle; one must come first")
             seen.append(method.after)
             before = self.methods[method.after]
-            if before.pruning.get("method") == "none":
+            if self.unpruned(method.after):
                 raise ValueError(
                     f"methods.{seen[-2]}.after = {seen[-1]!r}: that method prunes nothing, it has no masks"
                 )
-            theirs = before.pruning.get("density")
-            if method.pruning.get("density") != theirs:
-                at, remedy = ("each density of the study", f"drop methods.{seen[-2]}.density")
-                if theirs is not None:
-                    at, remedy = ("a density of its own", f"give methods.{seen[-2]}.density = {theirs} too")
-                raise ValueError(f"methods.{seen[-2]}.after = {seen[-1]!r}: that method is run at {at}; {remedy}")
             method = before
+        for one, other in pairwise(seen):
+            theirs = self._density_of(other)
+            if self._density_of(one) != theirs:
+                at, remedy = "each density of the study", f"drop methods.{one}.density"
+                if self.tau(other) is not None:
+                    at = "what its tau makes of it"
+                elif theirs is not None:
+                    at, remedy = "a density of its own", f"give methods.{one}.density = {theirs} too"
+                raise ValueError(f"methods.{one}.after = {other!r}: that method is run at {at}; {remedy}")
+
+    def _density_of(self, method: str) -> Any:
+        """As a method states it, unchecked; None where it is run at each density of the study."""
+        return self.methods[method].pruning.get("density", None if self.tau(method) is None else UNASKED)
+
+    def tau(self, method: str) -> float | None:
+        """The local budget of a method, or of the one whose masks it takes; None where a density is asked for."""
+        settings = self.methods[method]
+        return settings.pruning.get("tau") if settings.after is None else self.tau(settings.after)
+
+    def unpruned(self, method: str) -> bool:
+        """Whether a method prunes nothing."""
+        return self.methods[method].pruning.get("method") == "none"
 
     def own_density(self, method: str) -> float | None:
-        """The density of a method that is run once for all densities (1 when unpruned), None for any other.
+        """The density of a method that is run once for all densities (1 when unpruned, or settled by ``tau``).
+
+        None for any other.
 
         Raises:
             SynbbError: it is no density.
         """
-        pruning = self.methods[method].pruning
-        if pruning.get("method") == "none":
-            return 1.0
-        if "density" not in pruning:
+        if self.unpruned(method):
+            return UNASKED
+        own = self._density_of(method)
+        if own is None:
             return None
-        own = pruning["density"]
         if isinstance(own, bool) or not isinstance(own, int | float) or not 0 < own <= 1:
             raise SynbbError(f"methods.{method}.density = {own!r} is no number above 0 and at most 1")
         return float(own)

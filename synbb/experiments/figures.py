@@ -73,7 +73,8 @@ def _ranked(comparison: Comparison, scores: Sequence[str]) -> Figure:
     for axes, score in zip(panels, scores, strict=True):
         means = {method: each.mean for method, _, each in comparison.summaries(score)}
         for place, (method, density, _) in enumerate(first):
-            colour = REFERENCE if method == comparison.reference else GREY if density == 1 else OTHERS
+            other = GREY if method in comparison.unpruned else OTHERS
+            colour = REFERENCE if method == comparison.reference else other
             seeds = _of_seeds(comparison, method, density, score)
             axes.plot([means.get(method, math.nan)], [place], "|", color=colour, markersize=11, markeredgewidth=2.2)
             axes.scatter(seeds, np.full(len(seeds), place), s=14, color=colour, alpha=0.6, linewidths=0)
@@ -84,9 +85,7 @@ def _ranked(comparison: Comparison, scores: Sequence[str]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", linewidth=0.4, alpha=0.5)
         axes.locator_params(axis="x", nbins=5)  # more labels of four digits touch
-    labels = [
-        f"{method} (density {d:g})" if d != comparison.densities[0] and d != 1 else method for method, d, _ in first
-    ]
+    labels = [comparison.label(method) for method, _, _ in first]
     panels[0].set_yticks(range(len(first)), labels, fontsize=SMALL + 1)
     panels[0].set_ylim(-0.7, len(first) - 0.3)
     figure.suptitle(f"density {comparison.densities[0]:g} of the masked layers", fontsize=SMALL + 3, x=0.01, ha="left")
@@ -124,11 +123,11 @@ def _draw_score(axes: Axes, comparison: Comparison, score: str, colours: Mapping
             seeds = _of_seeds(comparison, name, density, score)
             at = np.full(len(seeds), density * spread)
             axes.scatter(at, seeds, s=9, color=[colour], alpha=0.45, linewidths=0, zorder=2)
-    for name, own in comparison.own.items():
+    for name in comparison.own:
         found_own = [each for method, _, each in comparison.summaries(score) if method == name]
         if not found_own:
             continue
-        colour = GREY if own == 1 else colours[name][0]
+        colour = GREY if name in comparison.unpruned else colours[name][0]
         mean, sd = found_own[0].mean, found_own[0].sd
         axes.axhline(mean, color=colour, linewidth=1.2, linestyle="--", zorder=1, label=comparison.label(name))
         if not math.isnan(sd):

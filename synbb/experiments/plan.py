@@ -109,6 +109,11 @@ def _planned(
         raise SynbbError(
             f"{source}: run.pruning = {given!r} holds no keys; write pruning's settings below it, or drop it"
         )
+    if given.get("tau") is not None:
+        raise SynbbError(
+            f"{source}: run.pruning.tau = {given['tau']!r}: a local budget settles the density, which a study asks "
+            "for; give it to methods, which are run once for all densities then"
+        )
     pruning = {**given, **settings.pruning}
     if pruning.get("method") != "none":
         pruning["density"] = cell.density

@@ -38,7 +38,7 @@ def write_report(
     files = [output / name for name in ("results.csv", "differences.csv", "summary.md")]
     shown = _shown(scores)
     files += draw_scores(comparison, shown, output / "score-against-density.png")
-    files += _balance(study, planned, output)
+    files += _balance(study, planned, comparison, output)
     return [
         *(*score_lines(comparison), "", *difference_lines(comparison, differences), ""),
         *notes,
@@ -52,7 +52,7 @@ def _shown(scores: list[str]) -> list[str]:
     return [scores[0], *others][: MOST_PANELS - 1]
 
 
-def _balance(study: StudySettings, planned: list[PlannedRun], output: Path) -> list[Path]:
+def _balance(study: StudySettings, planned: list[PlannedRun], comparison: Comparison, output: Path) -> list[Path]:
     """The figure of the reference method's first run at each density, where its units are on record."""
     fold, seed = next(iter(study.folds)), study.seeds[0]
     units = {}
@@ -61,7 +61,7 @@ def _balance(study: StudySettings, planned: list[PlannedRun], output: Path) -> l
         if at_place and scored_of(each) is not None:  # else another run may have left the file
             found = read_units(each.folder / "balance.csv")
             if found is not None:
-                units[each.cell.density] = found
+                units[comparison.stands_at(study.reference, each.cell.density)] = found
     return draw_balance(units, study.reference, f"{fold}, seed {seed}", output / "balance.png") if units else []
 
 
@@ -110,7 +110,10 @@ def _notes(
 
 def _own_densities(comparison: Comparison) -> list[str]:
     """Of the methods that are compared at another density than theirs."""
-    own = [f"{name} at {density:g}" for name, density in comparison.own.items()]
+    own = [
+        comparison.label(name) if name in comparison.tau else f"{name} at {density:g}"
+        for name, density in comparison.own.items()
+    ]
     if not own:
         return []
     return [f"Not at equal density: {', '.join(own)}, run once and compared at every density."]

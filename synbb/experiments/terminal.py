@@ -17,7 +17,12 @@ def score_lines(comparison: Comparison) -> list[str]:
     runs = [_runs(each.seeds, each.folds) for _, _, each in summaries]
     shared = len(set(runs)) == 1
     rows = [
-        [f"{density:g}", method, _with_spread(each.mean, each.sd), "" if shared else count]
+        [
+            f"{comparison.stands_at(method, density):g}",
+            method,
+            _with_spread(each.mean, each.sd),
+            "" if shared else count,
+        ]
         for (method, density, each), count in zip(summaries, runs, strict=True)
     ]
     rows.sort(key=lambda row: -float(row[0]))

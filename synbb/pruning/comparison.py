@@ -7,7 +7,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,9 +48,11 @@ class Comparison:
         methods: their names, in the order of tables and figures.
         densities: at which they are compared.
         reference: the method that the others are compared with.
-        own: method → the density that it was run at instead of all densities (1 for an unpruned one).
+        own: method → the density that it was run at instead of all densities (1 where none was asked for).
         realised: run → realised density.
         smaller_is_better: scores of which the lower one is better.
+        unpruned: methods among those of ``own`` that prune nothing.
+        tau: method among those of ``own`` → the local budget that settled its density.
     """
 
     points: Mapping[Cell, Mapping[str, Point]]
@@ -60,6 +62,8 @@ class Comparison:
     own: Mapping[str, float]
     realised: Mapping[Cell, float]
     smaller_is_better: frozenset[str] = frozenset()
+    unpruned: frozenset[str] = frozenset()
+    tau: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def scores(self) -> list[str]:
@@ -73,8 +77,19 @@ class Comparison:
 
     def label(self, method: str) -> str:
         """Its name, with the density of its own where it is pruned at one, whatever density it stands at."""
-        own = self.own.get(method, DENSE)
-        return method if own == DENSE else f"{method} (density {own:g})"
+        if method not in self.own or method in self.unpruned:
+            return method
+        own = self.stands_at(method, self.own[method])
+        if method not in self.tau:
+            return f"{method} (density {own:g})"
+        known = "" if math.isnan(own) else f", density {own:g}"
+        return f"{method} (tau {self.tau[method]:g}{known})"
+
+    def stands_at(self, method: str, density: float) -> float:
+        """The density of what is compared at ``density``: a method's own, or what its local budget came to."""
+        if method not in self.tau:
+            return self.own.get(method, density)
+        return float(f"{self._realised(method, self.own[method]):.3g}")
 
     def at(self, method: str, density: float, score: str) -> Points:
         """Scores of a method that stand for it at a density."""
@@ -126,7 +141,7 @@ class Comparison:
             {
                 "score": score,
                 "method": method,
-                "density": plain(density),
+                "density": plain(self.stands_at(method, density)),
                 "realised_density": plain(self._realised(method, density)),
                 "mean": plain(each.mean),
                 "sd": plain(each.sd),
@@ -170,9 +185,9 @@ def _difference_row(each: Compared, comparison: Comparison) -> Row:
         "score": each.score,
         "density": plain(each.density),
         "method": each.method,
-        "method_density": plain(comparison.own.get(each.method, each.density)),
+        "method_density": plain(comparison.stands_at(each.method, each.density)),
         "less": reference,
-        "less_density": plain(comparison.own.get(reference, each.density)),
+        "less_density": plain(comparison.stands_at(reference, each.density)),
         "difference": plain(found.mean),
         "sd_of_pairs": plain(found.sd),
         "low": plain(found.low),
@@ -300,6 +315,7 @@ def compare(
         densities=densities,
         reference=reference,
         own=own,
+        unpruned=frozenset(own),
         realised=realised_of(found),
         smaller_is_better=frozenset(smaller_is_better),
     )

@@ -116,7 +116,7 @@ class PruningSettings(Settings):
             if self.density not in (type(self).model_fields["density"].default, 1):  # what a stored config repeats
                 raise ValueError(
                     f"density {self.density} contradicts tau {self.tau}, which settles the density itself: leave "
-                    "density out (in a study give that method density: 1)"
+                    "density out"
                 )
         if self.method == "fixed" and self.masks_from is None:
             raise ValueError("method fixed needs masks_from: the masks.safetensors of another run")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from toy_study import planned
+from toy_study import planned, rows
 
 from synbb.experiments.analysis import comparison_of
 from synbb.experiments.report import device_lines, write_report
@@ -55,3 +55,32 @@ def test_methods_with_a_density_of_their_own_are_named(tmp_path: Path) -> None:
         table.append(run.cell, run.config_hash, {"main": "accuracy", "accuracy": 0.5})
     lines = write_report(study, runs, table, comparison_of(study, runs, table), tmp_path)
     assert "Not at equal density: dense at 1, tuned at 0.1, run once and compared at every density." in lines
+
+
+def test_a_local_budget_is_told_with_what_came_of_it(tmp_path: Path) -> None:
+    """Its method is run once, without a density, and is not taken for a dense one."""
+    methods = {
+        "dense": {"method": "none"},
+        "local": {"method": "bb", "tau": 0.3, "act": "over_budget"},
+        "again": {"method": "fixed", "after": "local"},
+        "set": {"method": "set"},
+    }
+    for densities in ([0.5], [0.5, 0.25]):
+        output = tmp_path / str(len(densities))
+        study, runs, table = planned(output, methods=methods, reference="set", densities=densities)
+        for run in runs:
+            assert run.config.pruning.tau == (0.3 if run.cell.method == "local" else None)
+            realised = {"dense": 1.0, "local": 0.18, "again": 0.18}.get(run.cell.method, run.cell.density)
+            score = {"main": "accuracy", "accuracy": 0.5, "realised_density": realised + 0.01 * run.cell.seed}
+            table.append(run.cell, run.config_hash, score)
+        assert sum(run.cell.method == "local" for run in runs) == 2
+        lines = write_report(study, runs, table, comparison_of(study, runs, table), output)
+        named = ["local (tau 0.3, density 0.185)", "again (tau 0.3, density 0.185)"]
+        told = f"Not at equal density: dense at 1, {', '.join(named)}, run once and compared at every density."
+        assert told in lines
+        assert any(line.split()[:2] == ["0.185", "local"] for line in lines)
+        differences = rows(output / "differences.csv")
+        assert {row["method_density"] for row in differences if row["method"] in ("local", "again")} == {"0.185"}
+        drawn = (output / "score-against-density.svg").read_text()
+        assert all(name in drawn for name in named)
+        assert "dense (" not in drawn

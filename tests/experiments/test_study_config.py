@@ -51,6 +51,13 @@ def with_toy_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ({"methods__a": {"method": "fixed", "after": "a"}}, "methods: a after a is a circle"),
         ({"methods__a/b": {"method": "random"}}, "name 'a/b' becomes a folder"),
+        (
+            {
+                "methods__l": {"method": "bb", "tau": 0.3},
+                "methods__f": {"method": "fixed", "after": "l", "density": 0.2},
+            },
+            "methods.f.after = 'l': that method is run at what its tau makes of it; drop methods.f.density",
+        ),
         ({"run__seed": 3}, "run: seed has no effect, as `seeds` of the study decide it"),
         ({"run__pruning__density": 0.1}, "run: pruning.density has no effect, as `densities` of the study decide it"),
         ({"folds": {"one": {"seed": 3}}}, "folds.one: seed has no effect"),
@@ -95,6 +102,7 @@ def test_studies_that_cannot_be(changes: dict[str, Any], message: str) -> None:
         ({"methods__odd": {"method": "none", "minimum": 7}}, "methods.odd: minimum: no option that method none reads"),
         ({"folds": {"one": {"data.nois": 1}}}, "fold one, method dense: unknown key 'nois' in data; did you mean"),
         ({"folds": {"one": {"data.noise.x": 1}}}, "folds.one: data.noise holds no keys"),
+        ({"run__pruning__tau": 0.3, "densities": [0.25]}, "run.pruning.tau = 0.3: .* give it to methods"),
         ({"run__pruning": None}, "study: run.pruning = None holds no keys"),
         ({"run__pruning": 3}, "study: run.pruning = 3 holds no keys"),
         ({"run__training__devices": 2}, "training.devices=2: each run of a study has one device"),

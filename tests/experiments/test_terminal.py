@@ -22,7 +22,9 @@ def study(seeds: Sequence[int], folds: Sequence[str] = ("all",)) -> Comparison:
         for seed in seeds
     }
     names = list(dict.fromkeys(method for method, _ in SCORES))
-    return Comparison(points, names, [0.5, 0.25], "magnitude", {"dense": 1.0}, {cell: cell.density for cell in points})
+    realised = {cell: cell.density for cell in points}
+    unpruned = frozenset({"dense"})
+    return Comparison(points, names, [0.5, 0.25], "magnitude", {"dense": 1.0}, realised, unpruned=unpruned)
 
 
 def test_scores_are_grouped_by_density_and_say_once_what_they_share() -> None:
@@ -98,14 +100,15 @@ def test_a_density_of_its_own_stands_beside_the_method() -> None:
     points |= {Cell("all", "tuned", 0.1, seed): {"pr_auc": Point(0.6)} for seed in range(2)}
     own = {"dense": 1.0, "tuned": 0.1}
     given = (points, [*whole.methods, "tuned"], whole.densities)
-    some = Comparison(*given, "magnitude", own, {})
+    unpruned = frozenset({"dense"})
+    some = Comparison(*given, "magnitude", own, {}, unpruned=unpruned)
     found = some.differences(["pr_auc"])
     lines = difference_lines(some, found)
     assert [line.split()[0] for line in lines if " tuned (density 0.1) " in line] == ["0.5", "0.25"]
     assert [line.split()[1] for line in lines if "dense " in line] == ["dense", "dense"]
     densities = [(row["density"], row["method_density"], row["less_density"]) for row in some.difference_rows(found)]
     assert densities[:3] == [("0.5", "1", "0.5"), ("0.5", "0.5", "0.5"), ("0.5", "0.1", "0.5")]
-    other = Comparison(*given, "tuned", own, {})
+    other = Comparison(*given, "tuned", own, {}, unpruned=unpruned)
     title, _, _, dense, *_ = difference_lines(other, other.differences(["pr_auc"]))
     assert title.startswith("pr_auc less tuned (density 0.1), 95 % intervals, p adjusted for 5 comparisons")
     assert other.difference_rows(other.differences(["pr_auc"]))[0]["less_density"] == "0.1"
