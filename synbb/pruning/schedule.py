@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from numbers import Integral
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,14 @@ class Schedule(ABC):
     def is_final(self, step: int) -> bool:
         """Whether no later step changes a mask."""
         return step >= self.end
+
+    @property
+    def falls(self) -> int:
+        """How many choices of masks bring the share of a network down; 0 where it is low from the first step on."""
+        if self.target(1) <= self.density:
+            return 0
+        shares = [1.0, *(self.target(step) for step in range(1, self.end + 1) if self.refreshes(step))]
+        return sum(after < before for before, after in pairwise(shares))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from synbb.tasks.base import Task
 from synbb.tasks.registry import find_task
 from synbb.training.config import RunConfig, load_config
 from synbb.training.loop import Progress, Say, train
+from synbb.training.pruning import make_pruner
 from synbb.training.run import RunFolder
 from synbb.training.session import keeps_masks
 
@@ -150,15 +152,27 @@ def _create(folder: Path, config: RunConfig, task: Task) -> RunFolder:
 def _warnings(config: RunConfig) -> list[str]:
     """What is allowed and seldom meant."""
     found = []
-    ramp = round(config.pruning.ramp * config.training.steps)
-    prunes = config.pruning.method != "none" and config.pruning.density < 1
-    if prunes and ramp < 4 * config.pruning.refresh:
-        jumps = f"a ramp of {ramp} steps has a refresh every {config.pruning.refresh}"
-        found.append(f"the density falls in few jumps: {jumps}; lower pruning.refresh or train for more steps")
+    jumps = _jumps(config)
+    if 0 < jumps < 4:
+        found.append(
+            f"the density falls in few jumps, {jumps}: masks are chosen every {config.pruning.refresh} steps; lower "
+            "pruning.refresh or train for more steps"
+        )
     if _bf16_on_cpu(config) and emulates_bf16():
         stated = f"training.precision={config.training.precision}"
         found.append(f"{stated}: {EMULATED}; training.precision=32-true avoids that")
     return found
+
+
+def _jumps(config: RunConfig) -> int:
+    """How many choices of masks bring the density down; 0 where nothing falls."""
+    start, masks = config.training.start_from, config.pruning.masks
+    if start is not None and masks in (None, "keep") and RunFolder(start).masks_file.is_file():
+        return 0  # those are held
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the pruner that trains will say it
+        pruner = make_pruner(config.pruning, config.training.steps, config.seed)
+    return 0 if pruner is None else pruner.schedule.falls
 
 
 def _bf16_on_cpu(config: RunConfig) -> bool:

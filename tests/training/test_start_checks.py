@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import config, settings, trained, write_config, write_pair
 
 from synbb.errors import SynbbError
+from synbb.pruning.masks import save_masks
 from synbb.training import load_config, make_task
-from synbb.training.start import start_run
+from synbb.training.start import _warnings, start_run
 
 
 def prepared(folder: Path, test: dict[str, object]) -> list[str]:
@@ -70,6 +72,38 @@ def test_emulated_precision_is_told_before_training(tmp_path: Path, monkeypatch:
         chosen = {"training__precision": precision, "training__accelerator": "cpu", "training__steps": 1}
         start_run(config(tmp_path, **chosen), tmp_path / str(number), resume=False, say=said.append)
         assert any("has no instructions for bf16" in line for line in said) == told
+
+
+@pytest.mark.parametrize(
+    ("pruning", "jumps"),
+    [
+        ({"method": "magnitude"}, 3),  # of 12 steps, the ramp is 5
+        ({"method": "magnitude", "refresh": 1}, None),
+        ({"method": "bb", "density": 0.25, "tau": 0.3}, 3),
+        ({"method": "magnitude", "density": 1}, None),
+        ({"method": "none"}, None),
+        ({"method": "random-from-start"}, None),
+        ({"method": "snip"}, None),
+        ({"method": "set"}, None),
+        ({"method": "rigl"}, None),
+        ({"method": "bb", "from_start": True}, None),
+        ({"method": "magnitude", "schedule": [[0, 1], [1, 0.5]]}, None),
+        ({"method": "magnitude", "schedule": [[0.5, 1], [0.75, 0.5]]}, 2),
+        ({"method": "magnitude", "refresh": 1, "schedule": [[0.5, 1], [0.75, 0.5]]}, 3),
+        ({"method": "fixed", "masks_from": "run/masks.safetensors"}, None),
+    ],
+    ids=str,
+)
+def test_few_jumps_are_told_where_the_density_falls(
+    pruning: dict[str, object], jumps: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    save_masks({"a": torch.ones(2, 2).triu() > 0}, "run/masks.safetensors")
+    told = _warnings(config(tmp_path, pruning={"density": 0.5, "refresh": 2, **pruning}))
+    assert [line.split(":")[0] for line in told] == ([f"the density falls in few jumps, {jumps}"] if jumps else [])
+    held = _warnings(config(tmp_path, pruning={"density": 0.5, "refresh": 2, **pruning}, training__start_from="run"))
+    assert not held, "the masks of that run are kept"
 
 
 def test_what_ends_before_a_checkpoint_leaves_no_run(tmp_path: Path) -> None:
