@@ -29,23 +29,58 @@ RunFolder = Annotated[Path | None, typer.Option(help="Folder of the run; runs/<n
 Datasets = Annotated[Path, typer.Option(help="Folder of all datasets.")]
 
 
+DATA = "data of the training"
+
+
 class Stages:
     """What was done before: a fingerprint of each stage's inputs, kept in one JSON file."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
-    def run(self, name: str, inputs: dict[str, Any], outputs: list[Path], work: Callable[[], object]) -> bool:
-        """Do ``work`` unless its inputs are unchanged and its outputs are there; tell whether it was done."""
-        done: dict[str, str] = read_json(self._file) if self._file.is_file() else {}
-        mark = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    def run(
+        self,
+        name: str,
+        inputs: dict[str, Any],
+        outputs: list[Path],
+        work: Callable[[], object],
+        afresh: Callable[[], object] | None = None,
+    ) -> bool:
+        """Do ``work`` unless its inputs are unchanged and its outputs are there; tell whether it was done.
+
+        Args:
+            name: of the stage.
+            inputs: all that its outputs depend on.
+            outputs: files and folders that it makes.
+            work: makes them.
+            afresh: called first where outputs were begun with other inputs, for work that would continue them.
+        """
+        done = self.kept()
+        mark = fingerprint(inputs)
         if done.get(name) == mark and all(path.exists() for path in outputs):
             console.print(f"{name}: current")
             return False
         console.rule(name, align="left")
+        if afresh is not None:
+            if done.get(f"{name}, begun", mark) != mark:
+                afresh()
+            self.keep(f"{name}, begun", mark)
         work()
-        write_json(self._file, {**done, name: mark})
+        self.keep(name, mark)
         return True
+
+    def kept(self) -> dict[str, Any]:
+        """All that is on record."""
+        return read_json(self._file) if self._file.is_file() else {}
+
+    def keep(self, name: str, value: Any) -> None:
+        """Put on record."""
+        write_json(self._file, {**self.kept(), name: value})
+
+
+def fingerprint(inputs: dict[str, Any]) -> str:
+    """Another one for other inputs."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 def settings_of(config: Path, overrides: list[str] | None, task: str) -> RunConfig:
@@ -68,7 +103,36 @@ def get_dataset(name: str, to: Path) -> None:
     console.print(f"fetch {name}: {'current' if found.current else 'done'}, {found.folder}", markup=False)
 
 
-def train(config: Path, overrides: list[str] | None, run: Path) -> None:
+def train(
+    stages: Stages,
+    settings: RunConfig,
+    sources: Iterable[Path],
+    config: Path,
+    overrides: list[str] | None,
+    run: Path,
+) -> None:
+    """Train unless that is done. Where ``sources``, the data, have changed since it began, this is told, no more."""
+    new, now = not (run / "config.yaml").is_file(), {str(source): fingerprint(stamps([source])) for source in sources}
+    before = stages.kept().get(DATA, now)
+    changed = [source for source, mark in now.items() if before.get(source) != mark]
+    if changed:
+        say(
+            f"{', '.join(changed)}: changed since the training began, which is not repeated for that; remove {run}, or "
+            "choose another --output, to train on what is there now"
+        )
+    try:
+        stages.run(
+            "train",
+            settings.plain(),
+            [run / "weights/last.safetensors"],
+            lambda: start_or_resume(config, overrides, run),
+        )
+    finally:
+        if new and leads() and (run / "config.yaml").is_file():  # also of a training that was stopped
+            stages.keep(DATA, now)
+
+
+def start_or_resume(config: Path, overrides: list[str] | None, run: Path) -> None:
     """Train from scratch, or go on where an earlier call stopped."""
     with progress("training", "steps") as bar:
         start(
@@ -87,14 +151,21 @@ def stamps(sources: Iterable[Path]) -> dict[str, list[int]]:
     """Sizes and times of change of files, and of all below folders: what tells that a source is another one."""
     found = {}
     for source in sources:
-        for file in files_below(source) if source.is_dir() else [source]:
+        there = files_below(source) if source.is_dir() else [source] if source.exists() else []
+        for file in there:
             stat = file.lstat()
             found[str(file)] = [stat.st_size, stat.st_mtime_ns]
     return found
 
 
 def evaluate(stages: Stages, run: Path, sources: Iterable[Path]) -> Callable[[], None]:
-    """Score the last weights on the test split, whose files ``sources`` are; returns what tells the main figure."""
+    """Score the last weights on the test split; returns what tells the main figure.
+
+    Args:
+        stages: what was done before.
+        run: folder of the run.
+        sources: the data, those of training among them, which scores go by too.
+    """
     scores = run / "evaluation"
     fresh = stages.run(
         "evaluate",

@@ -4,7 +4,8 @@
     python pipelines/synapse.py configs/synapse/phantom.yaml training.steps=300
 
 Read it from top to bottom: each stage is one call of the public API, the same that the ``synbb`` commands make. A stage
-whose settings, inputs and outputs are those of an earlier call is skipped, so a second call does nothing. Files for
+whose settings, inputs and outputs are those of an earlier call is skipped, so a second call does nothing; files are
+known again by size and time of change. A training is not repeated where its data have changed: that is told. Files for
 offline use are looked for in ``$SYNBB_SOURCES/<dataset>`` (by default ../shared/data/<dataset>) before anything is
 downloaded.
 """
@@ -17,15 +18,18 @@ from typing import Annotated, Any
 
 import typer
 
-from stages import Datasets, Overrides, RunFolder, Stages, call, get_dataset, say, settings_of, train
+from stages import Datasets, Overrides, RunFolder, Stages, call, get_dataset, say, settings_of, stamps, train
 from synbb.cli.console import console, progress
 from synbb.errors import SynbbError
 from synbb.evaluation import evaluate_volumes
 from synbb.inference.objects import segment
+from synbb.inference.output import remove_output
 from synbb.prediction.volumes import predict
 from synbb.tasks.annotated import NEGATIVE, VolumeSettings
 from synbb.training.checkpoint import file_sha256
 from synbb.volumes import Box, open_volume, placement
+from synbb.volumes.hdf5_storage import split_dataset
+from synbb.volumes.stores import is_remote, split_kind
 
 
 def main(
@@ -47,7 +51,8 @@ def main(
         get_dataset(settings.data.dataset, to)
 
     # 2. Training. An interrupted run is continued.
-    stages.run("train", settings.plain(), [run / "weights/last.safetensors"], lambda: train(config, overrides, run))
+    training = [path for volume in settings.data.volumes if volume.split != "test" for path in volume.files]
+    train(stages, settings, files_of(*training), config, overrides, run)
 
     # 3. to 5. For each part of the test split: probabilities, synapses, scores.
     for part in parts:
@@ -60,8 +65,18 @@ def score_part(stages: Stages, run: Path, part: VolumeSettings) -> None:
     probabilities, objects, evaluation = (
         results / name for name in ("probabilities.zarr", "synapses.zarr", "evaluation")
     )
-    inputs = {"weights": file_sha256(run / "weights/last.safetensors"), "part": part.model_dump(mode="json")}
-    stages.run(f"predict {part.name}", inputs, [probabilities], lambda: predict_part(run, part, probabilities, region))
+    inputs = {
+        "weights": file_sha256(run / "weights/last.safetensors"),
+        "part": part.model_dump(mode="json"),
+        "raw": stamps(files_of(part.raw)),
+    }
+    stages.run(
+        f"predict {part.name}",
+        inputs,
+        [probabilities],
+        lambda: predict_part(run, part, probabilities, region),
+        afresh=lambda: remove_output(probabilities) if probabilities.exists() else None,  # its blocks would be kept
+    )
     stages.run(
         f"segment {part.name}",
         inputs,
@@ -70,11 +85,17 @@ def score_part(stages: Stages, run: Path, part: VolumeSettings) -> None:
     )
     fresh = stages.run(
         f"evaluate {part.name}",
-        inputs,
+        {**inputs, "labels": stamps(files_of(part.labels))},
         [evaluation / "scores.json", evaluation / "report.html"],
         lambda: evaluate_part(part, region, results),
     )
     print_scores(evaluation, part.name, fresh=fresh)
+
+
+def files_of(*paths: str) -> list[Path]:
+    """Files and folders of volumes. What lies at an address is left out: it cannot be told whether it has changed."""
+    places = [split_kind(path)[1] for path in dict.fromkeys(paths)]
+    return [Path(split_dataset(place)[0]) for place in places if not is_remote(place)]
 
 
 def predict_part(run: Path, part: VolumeSettings, output: Path, region: Box) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pipeline_call import call, refused
+from pipeline_call import ROOT, call, refused
 from tiny import grey_and_labels, settings, write_config, write_volume
 
 from synbb.volumes import open_volume
@@ -58,6 +58,35 @@ def test_pipeline_on_a_tiny_volume(tmp_path: Path) -> None:
     for stage in ("train", "predict test", "segment test", "evaluate test"):
         assert f"{stage}: current" in again
     assert snapshot(tmp_path) == before
+
+    # Another annotation is scored anew; what was predicted stays.
+    labels[labels == labels.max()] = 0
+    write_volume(tmp_path / "labels.zarr", labels, overwrite=True)
+    again = call("synapse", tmp_path, config)
+    for stage in ("train", "predict test", "segment test"):
+        assert f"{stage}: current" in again
+    assert "labels.zarr: changed since the training began, which is not repeated" in again
+    assert "raw.zarr: changed" not in again
+    assert "(scored before)" not in again
+    relabelled = json.loads((results / "evaluation" / "scores.json").read_text())["objects"]["by_distance"]
+    assert relabelled["truth"] == objects["truth"] - 1
+
+    # Another volume is predicted anew, no block is kept.
+    stored = probabilities.read(probabilities.box)
+    write_volume(tmp_path / "raw.zarr", raw[:, ::-1], overwrite=True)
+    again = call("synapse", tmp_path, config)
+    assert "current" in again.split("predict test")[0], "the training"
+    assert again.count("current") == 1
+    assert (open_volume(results / "probabilities.zarr").read(probabilities.box) != stored).mean() > 0.1
+
+
+def test_volumes_lie_in_files_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "pipelines"))
+    monkeypatch.delitem(sys.modules, "synapse", raising=False)
+    from synapse import files_of
+
+    given = ("a/raw.zarr:2", "a/raw.zarr", "b.h5:volumes/raw", "n5://c.n5", "s3://bucket/raw.zarr")
+    assert files_of(*given) == [Path(name) for name in ("a/raw.zarr", "a/raw.zarr", "b.h5", "c.n5")]
 
 
 def test_a_test_entry_with_a_mask_is_refused_before_the_training(tmp_path: Path) -> None:
