@@ -99,7 +99,9 @@ class Windows:
         if len(shape) != 3 or min(shape) < 1:
             raise SynbbError(f"window {tuple(shape)} must be at least 1 along z, y and x")
         whole = round_up(shape, stride)
-        step = [max(s, int(n * (1 - overlap)) // s * s) for n, s in zip(whole, stride, strict=True)]
+        # 160 * (1 - 0.8) is a little less than 32, which is meant: overlaps are decimal fractions.
+        steps = [math.floor(n * (1 - overlap) / s + 1e-9) for n, s in zip(whole, stride, strict=True)]
+        step = [max(1, count) * s for count, s in zip(steps, stride, strict=True)]
         return cls(whole, triple(step))
 
     @property

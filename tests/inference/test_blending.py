@@ -112,6 +112,14 @@ def test_the_work_of_windows_is_counted() -> None:
         Windows.overlapping((8, 8, 8), 1.0, STRIDE)
 
 
+@pytest.mark.parametrize(
+    ("overlap", "step"),
+    [(0.8, (16, 32, 32)), (0.9, (8, 16, 16)), (0.95, (8, 8, 8)), (0.85, (8, 24, 24)), (0.81, (8, 24, 24))],
+)
+def test_a_step_of_whole_strides_is_taken_as_it_is(overlap: float, step: tuple[int, int, int]) -> None:
+    assert Windows.overlapping((80, 160, 160), overlap, (8, 8, 8)).step == step
+
+
 @settings(max_examples=6, deadline=None)
 @given(axes=st.sets(st.integers(0, 2), min_size=1))
 def test_mirror_images_make_the_prediction_symmetric(axes: set[int]) -> None:
