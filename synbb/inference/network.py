@@ -31,6 +31,8 @@ PRECISIONS: dict[str, torch.dtype | None] = {
 # path (the first layer and the head, which have one channel), so large ones are run singly, in half the memory.
 SLOW_PLANE = 1024
 
+CPU_IS_FULL = "DefaultCPUAllocator"  # which says so in a plain RuntimeError
+
 
 class Network:
     """A network in evaluation mode on its device, for blocks of a padded grid.
@@ -109,31 +111,36 @@ class Network:
         """Results in order, all of them or up to the block that did not fit into the memory as a whole."""
         found: list[torch.Tensor] = []
         while self.tile is None and len(found) < len(blocks):
-            result = self._unless_full(blocks[len(found) : len(found) + self._at_once(blocks[0])])
+            part = blocks[len(found) : len(found) + self._at_once(blocks[0])]
+            result = self._unless_full(part)
             if result is None:
-                self._shrink(triple(blocks[0].shape))
+                self._shrink(part, triple(blocks[0].shape))
             else:
                 found.extend(result)
         return found
 
     def _at_once(self, block: torch.Tensor) -> int:
-        depth, height, _ = block.shape
-        large = self.device.type == "cpu" and depth * height >= SLOW_PLANE
-        return 1 if large else self.batch
+        return 1 if self.device.type == "cpu" and not _is_slow_alone(block) else self.batch
+
+    def _fewest(self, block: torch.Tensor) -> int:
+        """As how many a single block is run."""
+        return 2 if self.device.type == "cpu" and _is_slow_alone(block) else 1
 
     def _unless_full(self, part: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
         """The results, or None when the device's memory did not suffice."""
         try:
             return self._forward(part)
-        except torch.OutOfMemoryError:
-            pass  # the except clause holds the frames, and so the tensors, that fill the memory: leave it first
+        except RuntimeError as error:  # on a CPU it is no torch.OutOfMemoryError
+            if not isinstance(error, torch.OutOfMemoryError) and CPU_IS_FULL not in str(error):
+                raise
+            # The except clause holds the frames, and so the tensors, that fill the memory: leave it first.
         if self.on_card:
             torch.cuda.empty_cache()
         return None
 
     def _forward(self, part: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         given = torch.stack([block.to(self.device) for block in part])[:, None]
-        if len(part) == 1 and self.device.type == "cpu" and given.shape[2] * given.shape[3] < SLOW_PLANE:
+        if len(part) < self._fewest(part[0]):
             given = torch.cat([given, given])
         kind = PRECISIONS[self.precision]
         with (
@@ -160,12 +167,18 @@ class Network:
         assert total is not None
         return total / len(images)
 
-    def _shrink(self, shape: Triple) -> None:
-        """Halve the batch, then the tile."""
-        if self.batch > 1:
-            self.batch //= 2
+    def _shrink(self, part: Sequence[torch.Tensor], shape: Triple) -> None:
+        """Halve the batch, then the tile.
+
+        Args:
+            part: blocks, or tiles of one, that did not fit together.
+            shape: of a block.
+        """
+        if len(part) > self._fewest(part[0]):
+            self.batch = len(part) // 2
             return
-        size = list(self.tile or shape)
+        self.batch = min(self.batch, len(part))
+        size = list(shape) if self.tile is None else [min(t, n) for t, n in zip(self.tile, shape, strict=True)]
         axis = max(range(3), key=lambda a: size[a] // self.stride[a])
         half = -(-size[axis] // (2 * self.stride[axis])) * self.stride[axis]
         if half == size[axis]:
@@ -179,23 +192,31 @@ class Network:
     def _tiled(self, block: torch.Tensor) -> torch.Tensor:
         """One block in tiles, each with its halo: the block is treated as a volume of its own."""
         assert self.tile is not None
-        found = self._with_tiles(block, self.tile)
+        found = None
         while found is None:
-            self._shrink(triple(block.shape))
             found = self._with_tiles(block, self.tile)
         return found
 
     def _with_tiles(self, block: torch.Tensor, tile: Triple) -> torch.Tensor | None:
+        """The result, or None where a batch of tiles did not fit, and there are to be fewer or smaller ones."""
         shape = triple(block.shape)
         plan = BlockPlan(Box.of_shape(shape), tile, shape, self.halo, self.stride)
         out = torch.empty(shape, device=self.device)
         for batch in plan.batches(self.batch):
-            found = self._unless_full([block[b.read.slices] for b in batch])
+            parts = [block[b.read.slices] for b in batch]
+            found = self._unless_full(parts)
             if found is None:
+                self._shrink(parts, shape)
                 return None
             for part, logits in zip(batch, found, strict=True):
                 out[part.write.slices] = logits[part.write.relative_to(part.read.start).slices]
         return out
+
+
+def _is_slow_alone(block: torch.Tensor) -> bool:
+    """Whether a CPU takes the slow path for a single block of this shape."""
+    depth, height, _ = block.shape
+    return depth * height < SLOW_PLANE
 
 
 def _device_of(net: nn.Module) -> torch.device:

@@ -26,11 +26,13 @@ class SmallMemory(nn.Module):
         super().__init__()
         self.net = NET
         self.voxels = voxels
+        self.refused: list[tuple[int, ...]] = []
         self.given: list[tuple[int, ...]] = []
 
     def forward(self, x: Tensor) -> Tensor:
         if x.numel() > self.voxels:
-            raise torch.OutOfMemoryError("not enough")
+            self.refused.append(tuple(x.shape))
+            torch.empty(2**62, dtype=torch.uint8, device=x.device)
         self.given.append(tuple(x.shape))
         out: Tensor = self.net(x)
         return out
@@ -49,7 +51,7 @@ def assert_near(found: list[Tensor], reference: list[Tensor]) -> None:
     [
         (10**9, 4, None),
         (2 * 3 * 48 * 80, 2, None),  # a batch of 2 fits (a single one is run as two on a CPU)
-        (2 * 3 * 48 * 60, 1, "halved"),
+        (2 * 3 * 48 * 60, 2, "halved"),
     ],
 )
 def test_batches_then_tiles_are_halved_until_they_fit(voxels: int, batch: int, tile: str | None) -> None:
@@ -64,6 +66,25 @@ def test_batches_then_tiles_are_halved_until_they_fit(voxels: int, batch: int, t
             assert all(t % s == 0 for t, s in zip(network.tile, network.stride, strict=True))
         assert_near(network.logits(blocks(4)), reference)
     assert_near(found, reference)
+    assert len(set(small.refused)) == len(small.refused), "each attempt is smaller than the one before"
+
+
+@pytest.mark.parametrize("tile", [None, (64, 512, 512)])
+def test_large_blocks_are_tiled_after_one_attempt_on_a_cpu(tile: tuple[int, int, int] | None) -> None:
+    shape = (22, 48, 40)  # run singly, whatever the batch
+    with Network(NET, **GEOMETRY) as plenty:
+        reference = plenty.logits(blocks(2, shape))
+    small = SmallMemory(22 * 48 * 39)
+    with Network(small, **GEOMETRY, batch=1 if tile else 4, tile=tile) as network:
+        found = network.logits(blocks(2, shape))
+    assert_near(found, reference)
+    assert small.refused[0] == (1, 1, *shape)
+    assert small.refused.count(small.refused[0]) == 1
+
+
+def test_errors_that_are_not_of_memory_keep_their_traceback() -> None:
+    with Network(nn.Conv3d(2, 1, 1), **GEOMETRY) as network, pytest.raises(RuntimeError, match="channels"):
+        network.logits(blocks(1))
 
 
 def test_what_cannot_be_halved_any_more_ends_the_run() -> None:
