@@ -33,6 +33,8 @@ SCHEDULER = {"distributed.scheduler.allowed-failures": 4}
 
 PATIENCE = "20s"  # for a scheduler's answer
 
+EXTRA = "worker_extra_args"  # of dask_jobqueue: words of the workers' command
+
 SYSTEMS = {"slurm": "SLURM", "pbs": "PBS", "lsf": "LSF", "sge": "SGE", "oar": "OAR", "htcondor": "HTCondor"}
 
 
@@ -77,6 +79,14 @@ class ClusterFile(Settings):
             raise ValueError("is no duration; write 225m, 3.75h or 45s") from None
         return value
 
+    @field_validator("options")
+    @classmethod
+    def _has_words(cls, value: dict[str, Any]) -> dict[str, Any]:
+        words = value.get(EXTRA, [])
+        if not isinstance(words, list) or not all(type(word) in (str, int, float) for word in words):
+            raise ValueError(f"{EXTRA} {words!r} is no list of words; write [--resources, GPU=1]")
+        return value
+
 
 def connected(
     where: str, *, lifetime: str | None = None, lifetime_stagger: str | None = None
@@ -91,8 +101,16 @@ def connected(
         lifetime_stagger: likewise.
 
     Raises:
-        SynbbError: none of the forms; no scheduler answers; a file that cannot be used; dask-jobqueue is missing.
+        SynbbError: none of the forms; lifetimes without a file; no scheduler answers; a file that cannot be used;
+            dask-jobqueue is missing.
     """
+    told = {"lifetime": lifetime, "lifetime_stagger": lifetime_stagger}
+    changes = {name: value for name, value in told.items() if value is not None}
+    if Path(where).suffix in {".yaml", ".yml"}:
+        return _jobs(where, read_cluster_file(where, changes))
+    for name in changes:
+        option = f"--{name.replace('_', '-')}"
+        raise SynbbError(f"{option} is of use with the YAML file of a batch system alone, and --cluster is {where!r}")
     kind, _, rest = where.partition(":")
     if kind == "local":
         if not rest.isdecimal() or int(rest) < 1:
@@ -100,11 +118,6 @@ def connected(
         return _local(int(rest))
     if re.match(r"[a-z]+://", where):
         return _running(where)
-    if Path(where).suffix in {".yaml", ".yml"}:
-        told = {"lifetime": lifetime, "lifetime_stagger": lifetime_stagger}
-        return _jobs(
-            where, read_cluster_file(where, {name: value for name, value in told.items() if value is not None})
-        )
     raise SynbbError(f"--cluster {where!r} is none of {FORMS}")
 
 
@@ -206,12 +219,12 @@ def job_cluster(settings: ClusterFile, path: str) -> Any:
         raise SynbbError(
             f"--cluster {path}: {submit} is not on PATH; run where jobs of {settings.system} are submitted"
         )
-    extra = [str(word) for word in settings.options.get("worker_extra_args", [])]
+    extra = [str(word) for word in settings.options.get(EXTRA, [])]
     if settings.lifetime is not None:
         extra += ["--lifetime", settings.lifetime]
     if settings.lifetime_stagger is not None:
         extra += ["--lifetime-stagger", settings.lifetime_stagger]
     try:
-        return kind(**{**settings.options, "worker_extra_args": extra})
+        return kind(**{**settings.options, EXTRA: extra})
     except (TypeError, ValueError) as error:
         raise SynbbError(f"--cluster {path}: options: {error}") from error

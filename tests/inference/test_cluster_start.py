@@ -77,6 +77,9 @@ def test_without_the_batch_system_its_command_is_named(tmp_path: Path, monkeypat
         ({"system": "cron"}, "system = 'cron'"),
         ({"jobs": 0}, "jobs = 0"),
         ({"lifetime": "soon"}, "lifetime = 'soon': is no duration"),
+        ({"options": {"worker_extra_args": "--resources GPU=1"}}, "worker_extra_args '--resources GPU=1' is no list"),
+        ({"options": {"worker_extra_args": None}}, "worker_extra_args None is no list of words"),
+        ({"options": {"worker_extra_args": [["--resources"]]}}, "is no list of words"),
     ],
 )
 def test_mistakes_in_the_file_are_named(change: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -114,6 +117,24 @@ def test_other_mistakes_are_named(where: str, message: str, monkeypatch: pytest.
     monkeypatch.setattr("synbb.inference.cluster_start.PATIENCE", "1s")
     with pytest.raises(SynbbError, match=message), connected(where):
         pass
+
+
+@pytest.mark.parametrize("where", ["local:1", "tcp://127.0.0.1:1"])
+@pytest.mark.parametrize(
+    ("told", "option"), [({"lifetime": "10m"}, "--lifetime is"), ({"lifetime_stagger": "1m"}, "--lifetime-stagger is")]
+)
+def test_lifetimes_of_workers_that_are_no_jobs_are_refused(where: str, told: dict[str, str], option: str) -> None:
+    with pytest.raises(SynbbError, match=f"{option} of use with the YAML file .* and --cluster is '{where}'"):
+        connected(where, **told)
+
+
+def test_words_for_the_workers_stay_beside_their_lifetime(submitted: Path, tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    values = yaml.safe_load(EXAMPLE.read_text())
+    words = {"worker_extra_args": ["--nworkers", 2]}
+    file.write_text(yaml.safe_dump({**values, "options": {**values["options"], **words}}))
+    with cluster_start.job_cluster(read_cluster_file(str(file)), str(file)) as cluster:
+        assert "--nworkers 2 --lifetime 225m --lifetime-stagger 10m" in cluster.job_script()
 
 
 def test_paths_become_absolute_and_addresses_stay() -> None:
