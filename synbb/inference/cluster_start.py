@@ -22,7 +22,7 @@ from pydantic import Field, field_validator
 from synbb.errors import SynbbError, get_extra
 from synbb.inference.pipeline import threads_beside
 from synbb.schema import Settings, validated
-from synbb.volumes.stores import is_remote, split_kind
+from synbb.volumes.stores import is_remote, split_kind, with_kind
 from synbb.yaml_text import read_yaml
 
 FORMS = "local:N, tcp://HOST:8786, or a YAML file (configs/clusters/)"
@@ -133,7 +133,7 @@ def absolute(path: str) -> str:
     kind, place = split_kind(path)
     if is_remote(place):
         return path
-    return (f"{kind}://" if kind else "") + str(Path(place).absolute())
+    return with_kind(kind, str(Path(place).absolute()))
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from synbb.models.receptive_field import block_dependent_norms
 from synbb.volumes.box import AXES, Box, triple
 from synbb.volumes.kinds import PLAN
 from synbb.volumes.resample import WorkingView
-from synbb.volumes.stores import split_kind
+from synbb.volumes.stores import split_kind, with_kind
 
 if TYPE_CHECKING:
     from torch import nn
@@ -275,7 +275,7 @@ def _input_identity(volume: Volume) -> dict[str, Any]:
     file, mark, dataset = place.partition(":")
     where = str(Path(file).resolve()) + mark + dataset if Path(file).exists() else place
     return {
-        "input_path": where if kind is None else f"{kind}://{where}",
+        "input_path": with_kind(kind, where),
         "input_shape": list(volume.shape),
         "input_dtype": str(volume.dtype),
         "input_voxel_size": list(volume.voxel_size),

@@ -50,6 +50,11 @@ def split_kind(given: str) -> tuple[str | None, str]:
     return (kind, place) if mark and kind in KINDS else (None, given)
 
 
+def with_kind(kind: str | None, place: str) -> str:
+    """The inverse of :func:`split_kind`."""
+    return place if kind is None else f"{kind}://{place}"
+
+
 def tensorstore(place: str) -> Any:
     """The library, which is an extra.
 
