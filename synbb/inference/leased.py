@@ -31,6 +31,7 @@ from synbb.inference.output import NoDataReport, complete, remove_partial, reope
 from synbb.inference.ownership import check_ownership
 from synbb.inference.pipeline import threads_beside
 from synbb.inference.worker_ledger import WorkerLedger
+from synbb.volumes.writing import followed
 
 if TYPE_CHECKING:
     from synbb.inference.blocks import Block
@@ -248,11 +249,14 @@ def join(prediction: Prediction, worker: str, expiry: float) -> tuple[WritableVo
 
 
 def _create(prediction: Prediction, scratch: Path, output: Path) -> None:
-    made = scratch / output.name
+    place = followed(output)
+    if place != output:  # perhaps on another disk, to which nothing can be renamed
+        scratch = place.with_name(f".{place.name}.{scratch.name}")
+    made = scratch / place.name
     prediction.open_output(str(made), created=False)
     with disk_errors(output, KEPT):
         try:
-            made.rename(output)
+            made.rename(place)
         except OSError:
             if not exists(output):  # not because another worker was faster
                 raise

@@ -163,8 +163,11 @@ def _write_no_data(output: WritableVolume, report: NoDataReport) -> None:
 
 
 def remove_output(path: str | Path) -> None:
-    """Remove a prediction and its ledger; the report of sections without data stays."""
-    shutil.rmtree(path)
+    """Remove a prediction, with a link that led to it, and its ledger; the report of sections without data stays."""
+    where = Path(path)
+    shutil.rmtree(followed(where))
+    if where.is_symlink():
+        where.unlink()
     ledger_path(path).unlink(missing_ok=True)
 
 

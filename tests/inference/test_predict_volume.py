@@ -24,7 +24,7 @@ from synbb.inference.drivers import LocalDriver
 from synbb.inference.leased import LeasedDriver
 from synbb.inference.ledger import read_marks
 from synbb.inference.ledger_lines import ledger_path
-from synbb.inference.output import no_data_path, remove_partial, reopen
+from synbb.inference.output import no_data_path, remove_output, remove_partial, reopen
 from synbb.volumes.box import Box
 from synbb.volumes.opening import open_volume
 from synbb.volumes.statistics import Normalisation
@@ -347,14 +347,20 @@ def test_a_creation_that_was_cut_short_before_it_was_a_zarr_is_made_anew(raw: Vo
     assert [each.name for each in out.iterdir() if each.suffix == ".partial"] == []
 
 
-def test_an_output_may_be_a_link_to_an_empty_folder(raw: Volume, tmp_path: Path) -> None:
-    (tmp_path / "scratch").mkdir()
+@pytest.mark.parametrize("driver", [None, LeasedDriver()])
+def test_an_output_may_be_a_link_to_an_empty_folder(raw: Volume, tmp_path: Path, driver: Driver | None) -> None:
+    place = tmp_path / "scratch" / "place"
+    place.mkdir(parents=True)
     out = tmp_path / "out.zarr"
-    out.symlink_to(tmp_path / "scratch")
-    predict(raw, out)
+    out.symlink_to(place)
+    predict(raw, out, driver=driver)
     assert out.is_symlink()
     assert predict(raw, out).skipped > 0
-    assert np.abs(open_volume(tmp_path / "scratch").read(raw.box) - expected(raw)).max() <= 0.5 + 1e-3
+    assert np.abs(open_volume(place).read(raw.box) - expected(raw)).max() <= 0.5 + 1e-3
+    assert [each.name for each in (tmp_path / "scratch").iterdir()] == ["place"]
+    remove_output(out)
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert [each.name for each in tmp_path.iterdir() if each.name.startswith("out")] == []
 
 
 def test_an_input_is_one_however_its_place_is_written(
