@@ -7,24 +7,23 @@ ones are split; ``docs/stitching.md`` says how. Nothing is at the output's place
 from __future__ import annotations
 
 import csv
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synbb.errors import SynbbError, disk_errors, make_folder
+from synbb.errors import SynbbError, disk_errors
 from synbb.evaluation.components import Components, find_components
 from synbb.evaluation.thresholds import check_dtype, check_range
 from synbb.evaluation.window import grow_block
+from synbb.inference.label_places import table_beside, written_beside
 from synbb.inference.rules import NO_DATA, ObjectRules
 from synbb.inference.splitting import SplitComponents, Splitter, split_components
 from synbb.volumes.box import BlockGrid, Box, Triple, triple
 from synbb.volumes.kinds import PLAN, check_finished, check_use
 from synbb.volumes.storage import default_grid
-from synbb.volumes.writing import WritableVolume, check_zarr_name, create_volume, followed, holds, publish
-from synbb.volumes.zarr_opening import is_zarr
+from synbb.volumes.writing import WritableVolume, check_zarr_name, create_volume, followed, holds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -134,7 +133,8 @@ def segment(
         progress: called with (done, total) blocks, over all passes.
 
     Raises:
-        SynbbError: no threshold, wrong values, gaps to bridge that nobody lists, or an output that exists.
+        SynbbError: no threshold, wrong values, gaps to bridge that nobody lists, an output that exists, a table
+            inside of it, or another process that writes it.
         RunEnded: the disk is full, or what was being written was removed.
     """
     _check_probabilities(probabilities)
@@ -152,11 +152,9 @@ def segment(
     check_zarr_name(Path(output_path))
     target = followed(Path(output_path))
     table = followed(table_beside(Path(output_path)) if table_path is None else Path(table_path))
-    _check_targets(probabilities, target, table, overwrite=overwrite)
+    _check_not_input(probabilities, target)
     chunks, shards = _grid(probabilities.shape, block)
-    partial = target.with_name(f".{target.name}.partial")
-    partial_table = table.with_name(f".{table.name}.partial")
-    try:
+    with written_beside(target, table, overwrite=overwrite) as (partial, partial_table):
         writable = create_volume(
             partial,
             shape=probabilities.shape,
@@ -190,11 +188,6 @@ def segment(
         own = {"kind": "objects", **rules.attributes(), "source": probabilities.path, "objects": len(kept)}
         writable.set_attributes({**attributes, **own})
         _write_table(partial_table, probabilities, kept)
-        publish(partial, target)
-        publish(partial_table, table)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial_table.unlink(missing_ok=True)
     return SegmentSummary(
         output=str(output_path),
         table=str(table),
@@ -232,25 +225,11 @@ def _check_probabilities(probabilities: Volume) -> None:
     check_dtype(probabilities.dtype, probabilities.path)
 
 
-def table_beside(target: Path) -> Path:
-    """Where the table of objects lies beside a label volume."""
-    return target.with_suffix(".csv") if target.suffix == ".zarr" else target.with_name(f"{target.name}.csv")
-
-
-def _check_targets(probabilities: Volume, target: Path, table: Path, *, overwrite: bool) -> None:
+def _check_not_input(probabilities: Volume, target: Path) -> None:
     if target.resolve() == Path(probabilities.path).resolve():
         raise SynbbError(f"{target} is the input itself; give another output")
     if holds(target, probabilities):
         raise SynbbError(f"{target} holds the input {probabilities.path}, or is a part of it; give another output")
-    for path in (target, table):
-        if path.exists() and not overwrite:
-            raise SynbbError(f"{path} exists; choose another output, remove it, or say --overwrite")
-    if target.exists() and not is_zarr(target):
-        raise SynbbError(f"{target} exists and is not a zarr, so it is not overwritten; remove it yourself")
-    for folder in (target.parent, table.parent):
-        make_folder(folder)
-    if table.is_dir():
-        raise SynbbError(f"{table} is a folder, where the table of objects would be written; choose another output")
 
 
 def _grid(shape: Triple, block: Sequence[int] | None) -> tuple[Triple, Triple | None]:

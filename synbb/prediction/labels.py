@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from synbb.errors import SynbbError, make_folder
-from synbb.inference.objects import table_beside
+from synbb.errors import SynbbError
+from synbb.inference.label_places import check_places, table_beside
 from synbb.inference.rules import ObjectRules
 from synbb.volumes import open_volume
 from synbb.volumes.kinds import PLAN, is_finished
@@ -29,11 +29,8 @@ def check_labels(labels: Path, probabilities: Path, *, dry_run: bool = False) ->
     here, there = labels.resolve(), probabilities.resolve()
     if here == there or here in there.parents or there in here.parents:
         raise SynbbError(f"--segment {labels} and OUTPUT {probabilities} lie in one place; give each one of its own")
-    for path in (labels, table_beside(labels)):
-        if path.exists():
-            raise SynbbError(f"{path} exists; choose another name for --segment, or remove it")
-        if not dry_run:
-            make_folder(followed(path).parent)
+    remedy = "choose another name for --segment, or remove it"
+    check_places(followed(labels), followed(table_beside(labels)), remedy=remedy, dry_run=dry_run)
 
 
 def labels_are_made(labels: Path, probabilities: Path) -> bool:
