@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from synbb.errors import RunEnded, SynbbError, disk_errors
 from synbb.inference.attempts import Failure, compute_blocks
 from synbb.inference.drivers import Outcome, Prediction, numbers
-from synbb.inference.leases import SETTINGS, Lease, Leases
+from synbb.inference.leases import EXPIRY, SETTINGS, Lease, Leases, agreed_expiry
 from synbb.inference.ledger import begun, check_plan, exists, is_created, read_marks
 from synbb.inference.ledger_lines import KEPT, first_lines, ledger_path, workers_folder
 from synbb.inference.output import NoDataReport, complete, remove_partial, reopen
@@ -51,7 +51,7 @@ class LeasedDriver:
         expiry: seconds for which a worker's counter stands still until another takes its blocks over.
     """
 
-    def __init__(self, *, retries: int = 2, expiry: float = 60.0) -> None:
+    def __init__(self, *, retries: int = 2, expiry: float = EXPIRY) -> None:
         self._retries = retries
         self._expiry = expiry
 
@@ -65,20 +65,19 @@ class LeasedDriver:
         if prediction.verify:
             raise SynbbError("--verify takes marks back, which workers that share an output cannot; run it without")
         worker = f"{re.sub(r'[^A-Za-z0-9]+', '-', socket.gethostname())}-{os.getpid()}-{os.urandom(3).hex()}"
-        output, expiry = join(prediction, worker, self._expiry)
-        with (
-            WorkerLedger(prediction.output, worker, prediction.work.plan.fields()) as ledger,
-            Leases(workers_folder(prediction.output), worker, expiry) as leases,
-        ):
-            began = time.perf_counter()
-            skipped = len(ledger.marks)
-            share = _Share(prediction, output, ledger, leases, self._retries)
-            with prediction.network:
-                share.until_done()
-            if share.failed:
-                raise RunEnded(share.what_failed())
-            without = _finish(output, ledger, leases)
-            return Outcome(share.done, skipped, 0, share.voxels, time.perf_counter() - began, without)
+        folder = _place_to_share(Path(prediction.output))
+        with Leases(folder, worker, agreed_expiry(folder, self._expiry), prediction.say) as leases:
+            output = join(prediction, leases, self._expiry)
+            with WorkerLedger(prediction.output, worker, prediction.work.plan.fields()) as ledger:
+                began = time.perf_counter()
+                skipped = len(ledger.marks)
+                share = _Share(prediction, output, ledger, leases, self._retries)
+                with prediction.network:
+                    share.until_done()
+                if share.failed:
+                    raise RunEnded(share.what_failed())
+                without = _finish(output, ledger, leases)
+                return Outcome(share.done, skipped, 0, share.voxels, time.perf_counter() - began, without)
 
 
 class _Share:
@@ -110,6 +109,9 @@ class _Share:
             order = [group for group in order if self._missing(group, marked)]
             if not order:
                 return
+            if not self.leases.announced():  # it stood still, and was taken for dead: perhaps by a plain run
+                self.leases.announce()
+                _refuse_locked(ledger_path(self.prediction.output))
             group = self._take(order)
             if group is None:
                 time.sleep(self.leases.beat)
@@ -203,11 +205,22 @@ def groups(batches: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:
     return [list(batches[begin : begin + size]) for begin in range(0, len(batches), size)]
 
 
-def join(prediction: Prediction, worker: str, expiry: float) -> tuple[WritableVolume, float]:
-    """The output, and the expiry of its leases, as the first worker created them or as this one does now.
+def _place_to_share(output: Path) -> Path:
+    """Where workers of ``output`` meet; a stranger's output has none."""
+    begun(output)
+    folder = workers_folder(output)
+    if next(folder.glob("marks-*"), None) is not None and not ledger_path(output).exists():  # in this order: no race
+        raise SynbbError(f"{folder}: is left of an output that was removed; remove it as well")
+    return folder
 
-    Two that begin at once cannot both win: ledger and settings are linked into place under names that must be free, and
-    the output is renamed into place from a folder of this worker, which fails where there is one already.
+
+def join(prediction: Prediction, leases: Leases, expiry: float) -> WritableVolume:
+    """The output, as the first worker created it or as this one does now; ``leases`` get the expiry of all.
+
+    This worker has announced itself before it looks at the ledger's lock, and a process that locks the ledger looks for
+    workers afterwards, so of two that begin at once one sees the other, or both do. Two workers that begin at once
+    cannot both win: ledger and settings are linked into place under names that must be free, and the output is renamed
+    into place from a folder of this worker, which fails where there is one already.
 
     Raises:
         SynbbError: the output is no prediction or not the ledger's, of another plan or batch, half created, or being
@@ -215,12 +228,8 @@ def join(prediction: Prediction, worker: str, expiry: float) -> tuple[WritableVo
         RunEnded: the disk is full.
     """
     output, fields = Path(prediction.output), prediction.work.plan.fields()
-    ledger, folder = ledger_path(output), workers_folder(output)
-    begun(output)
-    if next(folder.glob("marks-*"), None) is not None and not ledger.exists():  # in this order: no race
-        raise SynbbError(f"{folder}: is left of an output that was removed; remove it as well")
+    ledger, folder, worker = ledger_path(output), leases.folder, leases.worker
     with disk_errors(ledger, KEPT):
-        folder.mkdir(parents=True, exist_ok=True)
         _link_new(folder, ledger, worker, first_lines(fields))
     _refuse_locked(ledger)
     told, marks = read_marks(output)
@@ -236,6 +245,7 @@ def join(prediction: Prediction, worker: str, expiry: float) -> tuple[WritableVo
     with disk_errors(folder, KEPT):
         _link_new(folder, folder / SETTINGS, worker, json.dumps(settings).encode())
     first: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
+    leases.expiry = float(first["expiry"])
     check_plan(output, {"batch": first["batch"]}, {"batch": settings["batch"]})
     if not exists(output):
         if marks:
@@ -245,7 +255,7 @@ def join(prediction: Prediction, worker: str, expiry: float) -> tuple[WritableVo
             )
         _create(prediction, folder / f"creating-{worker}", output)
     found = reopen(prediction.output, tidy=False, empty_chunks=prediction.work.empty_chunks)
-    return prediction.in_the_quickest_way(found), float(first["expiry"])
+    return prediction.in_the_quickest_way(found)
 
 
 def _create(prediction: Prediction, scratch: Path, output: Path) -> None:
@@ -297,5 +307,5 @@ def _finish(output: WritableVolume, ledger: WorkerLedger, leases: Leases) -> NoD
     if not left:  # nobody writes
         remove_partial(output.path)
     for lease in left.values():  # of workers that were killed after their last mark
-        (leases.folder / lease.name).unlink(missing_ok=True)
+        leases.remove(lease)
     return without

@@ -5,6 +5,7 @@ Its lines are those of ``ledger_lines.py``; see docs/ledger.md.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synbb.errors import SynbbError
+from synbb.inference.leases import PRESENCE, check_nobody_shares
 from synbb.inference.ledger_lines import (
     Lines,
     Mark,
@@ -34,7 +36,7 @@ class Ledger:
     Raises:
         SynbbError: on opening, when the output belongs to none that is known or is not the one that the ledger was
             begun for, when its plan has changed (the message names what), when the ledger is damaged, or when another
-            process is writing.
+            process is writing, workers with leases among them.
         RunEnded: the disk is full.
     """
 
@@ -45,6 +47,7 @@ class Ledger:
         self._lines = Lines(self.path)
         try:
             self._lock()
+            self._refuse_shared(output_exists)
             self._state = self._resume(dict(fields)) if output_exists else self._begin(dict(fields))
         except BaseException:
             self.close()
@@ -93,6 +96,15 @@ class Ledger:
                 f"{self.output}: another process is writing it at this moment ({self.path.name} is locked); wait for "
                 "it to end, or choose another output"
             ) from error
+
+    def _refuse_shared(self, output_exists: bool) -> None:
+        """Workers that announced themselves before the lock was taken do not see it."""
+        try:
+            check_nobody_shares(self.output)
+        except SynbbError:
+            if not output_exists and not os.fstat(self._lines.file.fileno()).st_size:
+                self.path.unlink(missing_ok=True)  # made just now; as an empty one it would be in the workers' way
+            raise
 
     def _begin(self, fields: dict[str, Any]) -> State:
         """A new ledger; what an old one says about an output that is gone is dropped."""
@@ -174,10 +186,23 @@ def is_created(output: str | Path) -> bool:
 
 
 def remove_workers(output: str | Path) -> None:
-    """Remove marks and leases of processes that shared ``output``; their marks are in the ledger, or worth nothing."""
+    """Remove marks and leases of processes that shared ``output``; their marks are in the ledger, or worth nothing.
+
+    What shows that a worker is there stays: it has just begun, and ends as soon as it sees that the ledger is locked.
+    """
     folder = workers_folder(output)
-    if folder.is_dir():
-        shutil.rmtree(folder)
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif not path.name.startswith(PRESENCE):
+            path.unlink(missing_ok=True)
+    try:
+        folder.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
 def check_plan(output: str | Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

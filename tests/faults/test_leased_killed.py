@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from predicting import BLOCKS, marked, run, start, voxels, wait_for_marks
+from predicting import BLOCKS, Predicting, marked, run, start, voxels, wait_for_marks
 
 from synbb.inference.blocks import BlockPlan
 from synbb.inference.drivers import numbers
@@ -85,8 +85,8 @@ def stop(process: int) -> None:
         time.sleep(0.001)
 
 
-def test_a_worker_that_stood_still_does_no_harm(raw: Path, undisturbed: np.ndarray, tmp_path: Path) -> None:
-    output = tmp_path / "out.zarr"
+def sleeping(raw: Path, output: Path) -> tuple[Predicting, int]:
+    """A worker that stands still while it has blocks to do, and the number of its process."""
     sleeper = start(raw, output, pause=0.2, expiry=EXPIRY)
     wait_for_marks(sleeper, output, 3)
     assert sleeper.process.pid is not None
@@ -95,15 +95,38 @@ def test_a_worker_that_stood_still_does_no_harm(raw: Path, undisturbed: np.ndarr
         os.kill(sleeper.process.pid, signal.SIGCONT)
         time.sleep(0.05)
         stop(sleeper.process.pid)
+    return sleeper, sleeper.process.pid
+
+
+def test_a_worker_that_stood_still_does_no_harm(raw: Path, undisturbed: np.ndarray, tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+    sleeper, process = sleeping(raw, output)
     try:
         other = run(raw, output, expiry=EXPIRY)
         assert other.status == 0, other.text
         assert "taken over" in other.text
     finally:
-        os.kill(sleeper.process.pid, signal.SIGCONT)
+        os.kill(process, signal.SIGCONT)
     assert sleeper.end().status == 0, sleeper.text
     np.testing.assert_array_equal(voxels(output), undisturbed)
     assert verify_output(output) == []
+
+
+def test_a_worker_that_wakes_beside_a_plain_prediction_ends(raw: Path, undisturbed: np.ndarray, tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+    sleeper, process = sleeping(raw, output)
+    before = marked(output)
+    try:
+        plain = start(raw, output, pause=0.3)
+        wait_for_marks(plain, output, 2 * before + 4)  # it has taken over what was there
+    finally:
+        os.kill(process, signal.SIGCONT)
+    assert sleeper.end().status == 2, sleeper.text
+    assert "a process without --worker is writing this output" in sleeper.text
+    assert plain.process.is_alive(), "or nothing was tested"
+    assert plain.end().status == 0, plain.text
+    np.testing.assert_array_equal(voxels(output), undisturbed)
+    assert not workers_folder(output).exists()
 
 
 def test_another_plan_or_batch_is_refused(raw: Path, tmp_path: Path) -> None:

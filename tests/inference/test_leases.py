@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from synbb.errors import SynbbError
 from synbb.inference.leased import GROUPS, LARGEST_GROUP, groups
-from synbb.inference.leases import Lease, Leases
+from synbb.inference.leases import Lease, Leases, check_nobody_shares
 from synbb.inference.ledger import Ledger, read_marks
 from synbb.inference.ledger_lines import Mark, ledger_path, workers_folder
 from synbb.inference.worker_ledger import WorkerLedger
@@ -22,6 +23,13 @@ HERE = Box.of_shape((1, 1, 1))
 
 def mark(number: int, checksum: str = "00") -> Mark:
     return Mark(number, HERE, 1, checksum)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -85,6 +93,87 @@ def test_a_watcher_that_stood_still_itself_blames_nobody(tmp_path: Path) -> None
     watcher.look(watcher.listed())
     time.sleep(1.0)
     assert watcher.look(watcher.listed()) == [], "one look is no evidence of a second"
+
+
+def test_a_lease_that_cannot_be_renewed_for_a_moment_is_renewed_afterwards(tmp_path: Path) -> None:
+    told: list[str] = []
+    with Leases(tmp_path, "holder", 0.6, told.append) as holder:
+        assert holder.take(0)
+        lease, aside = tmp_path / "lease-0.0", tmp_path / "aside"
+        lease.rename(aside)
+        lease.symlink_to(lease)  # opening it fails with ELOOP, as a file system's bad moment does with ESTALE or EIO
+        wait_until(lambda: bool(told))
+        time.sleep(0.3)
+        lease.unlink()
+        aside.rename(lease)
+        before = lease.read_bytes()
+        wait_until(lambda: lease.read_bytes() != before)
+        wait_until(holder.still_held)
+    assert len(told) == 1, "though several beats failed"
+    assert "cannot be renewed" in told[0]
+
+
+def test_a_lease_that_was_not_renewed_for_the_expiry_is_lost(tmp_path: Path) -> None:
+    with Leases(tmp_path, "holder", 0.6) as holder:
+        assert holder.take(0)
+        presence = tmp_path / "alive-holder"
+        presence.unlink()
+        presence.symlink_to(presence)
+        time.sleep(0.9)
+        assert (tmp_path / "lease-0.0").exists()
+        assert not holder.still_held(), "whoever watches may have found it void"
+        presence.unlink()
+
+
+def test_another_workers_lease_of_the_same_name_is_not_ones_own(tmp_path: Path) -> None:
+    """Generations begin again after a release: a worker that stood still finds a file of the name that it had."""
+    with Leases(tmp_path, "sleeper", 0.6) as sleeper:
+        assert sleeper.take(0)
+        lease = tmp_path / "lease-0.0"
+        lease.unlink()  # taken over and released meanwhile
+        other = Leases(tmp_path, "other", 0.6)
+        assert other.take(0)
+        content = lease.read_bytes()
+        time.sleep(0.3)
+        assert lease.read_bytes() == content, "the sleeper's heart leaves it alone"
+        assert not sleeper.still_held()
+        assert other.still_held()
+        sleeper.release()
+        assert other.still_held(), "and is not given back by the sleeper"
+
+
+def test_a_worker_without_a_lease_is_seen(output: Path) -> None:
+    folder = workers_folder(output)
+    with Leases(folder, "idle", 0.6) as idle:
+        (folder / "settings.json").write_text('{"batch": 1, "expiry": 0.6}')
+        with pytest.raises(SynbbError, match="worker idle is writing it"):
+            check_nobody_shares(output)
+        with pytest.raises(SynbbError, match="worker idle is writing it"):
+            Ledger(output, PLAN)
+        assert idle.announced()
+    check_nobody_shares(output)
+    Leases(folder, "killed", 0.6).announce()
+    began = time.monotonic()
+    check_nobody_shares(output)
+    assert time.monotonic() - began >= 0.6
+    assert not list(folder.glob("alive-*"))
+
+
+def test_a_ledger_that_workers_refuse_leaves_nothing_in_their_way(tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+    with Leases(workers_folder(output), "idle", 0.6):
+        (workers_folder(output) / "settings.json").write_text('{"batch": 1, "expiry": 0.6}')
+        with pytest.raises(SynbbError, match="worker idle"):
+            Ledger(output, PLAN)
+    assert not ledger_path(output).exists()
+
+
+def test_who_takes_a_void_lease_takes_its_holder_for_dead(tmp_path: Path) -> None:
+    dead, other = Leases(tmp_path, "dead", 0.6), Leases(tmp_path, "other", 0.6)
+    dead.announce()
+    assert dead.take(0)
+    assert other.take(0, Lease(0, 0))
+    assert not dead.announced()
 
 
 def test_marks_of_all_are_read_and_taken_over(output: Path) -> None:
