@@ -109,6 +109,7 @@ class _Share:
             order = [group for group in order if self._missing(group, marked)]
             if not order:
                 return
+            self.ledger.check_there()
             if not self.leases.announced():  # it stood still, and was taken for dead: perhaps by a plain run
                 self.leases.announce()
                 _refuse_locked(ledger_path(self.prediction.output))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 KEPT = "free some space and start again, finished blocks are kept"
+NO_LEDGER = "which cannot be continued without it; remove the output, too, then start again"
 FORMAT = 1
 
 
@@ -120,14 +121,16 @@ class Lines:
 
     Args:
         path: of the file, which is made with its folder where it is not there.
+        remedy: what to do when it was removed, for the message.
 
     Raises:
         SynbbError: it cannot be made.
         RunEnded: the disk is full.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, remedy: str = NO_LEDGER) -> None:
         self.path = path
+        self._remedy = remedy
         self._writing, self._syncing = threading.Lock(), threading.Lock()
         self._written, self._synced = 0, 0  # lines
         with disk_errors(path, KEPT):
@@ -142,13 +145,8 @@ class Lines:
         """
         text = _bytes(line)
         with self._writing, disk_errors(self.path, KEPT):
-            state = os.fstat(self.file.fileno())
-            if state.st_nlink == 0:  # lines would go into a file that nobody finds again
-                raise RunEnded(
-                    f"{self.path}: was removed while its output was being written, which cannot be continued without "
-                    "it; remove the output, too, then start again"
-                )
-            before = state.st_size
+            self.check_there()
+            before = os.fstat(self.file.fileno()).st_size
             written = self.file.write(text)
             if written != len(text):  # a disk that is nearly full takes a part
                 self.file.truncate(before)
@@ -161,10 +159,24 @@ class Lines:
                 os.fsync(self.file.fileno())
                 self._synced = reaches
 
+    def check_there(self) -> None:
+        """Make sure that nobody removed the file: lines would go where nobody finds them again.
+
+        Raises:
+            RunEnded: somebody has.
+        """
+        if os.fstat(self.file.fileno()).st_nlink == 0:
+            raise removed(self.path, self._remedy)
+
     def truncate(self, size: int) -> None:
         """Leave the first ``size`` bytes."""
         with disk_errors(self.path, KEPT):
             self.file.truncate(size)
+
+
+def removed(path: Path, remedy: str = NO_LEDGER) -> RunEnded:
+    """The end of a run whose ledger, or whose file of marks, is gone."""
+    return RunEnded(f"{path}: was removed while its output was being written, {remedy}")
 
 
 def first_lines(fields: Mapping[str, Any]) -> bytes:

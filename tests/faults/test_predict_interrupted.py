@@ -16,7 +16,7 @@ import pytest
 from predicting import BLOCKS, SHAPE, run, start, voxels, wait_for_marks
 
 from synbb.inference.ledger import read_marks
-from synbb.inference.ledger_lines import ledger_path
+from synbb.inference.ledger_lines import ledger_path, workers_folder
 from synbb.inference.output import verify_output
 from synbb.volumes.writing import create_volume
 
@@ -234,11 +234,27 @@ def test_what_is_removed_midway_ends_the_run(raw: Path, undisturbed: np.ndarray,
     assert verify_output(output) == []
 
 
-def test_a_removed_output_ends_the_workers_that_share_it(raw: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gone", [["output"], ["ledger"], ["output", "ledger"], ["workers"]])
+def test_what_is_removed_ends_the_workers_that_share_it(raw: Path, tmp_path: Path, gone: list[str]) -> None:
     output = tmp_path / "out.zarr"
+    places = {"output": output, "ledger": ledger_path(output), "workers": workers_folder(output)}
     victim = start(raw, output, pause=0.1, expiry=1.5)
     wait_for_marks(victim, output, 4)
-    shutil.rmtree(output, ignore_errors=True)
+    for name in gone:
+        if places[name].is_dir():
+            shutil.rmtree(places[name], ignore_errors=True)  # it is being written
+        else:
+            places[name].unlink()
     assert victim.end().status == 3, victim.text
     assert "was removed while" in victim.text
     assert "Traceback" not in victim.text
+    assert len(victim.computed) < BLOCKS, "it ends soon, not after all blocks"
+    if "ledger" in gone:
+        shutil.rmtree(output, ignore_errors=True)
+        shutil.rmtree(workers_folder(output), ignore_errors=True)
+    elif "output" in gone:
+        shutil.rmtree(output, ignore_errors=True)
+        assert run(raw, output).status == 0, "which begins anew"
+    assert run(raw, output, expiry=1.5).status == 0
+    assert set(read_marks(output)[1]) == set(range(BLOCKS))
+    assert verify_output(output) == []

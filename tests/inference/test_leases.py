@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from synbb.errors import SynbbError
+from synbb.errors import RunEnded, SynbbError
 from synbb.inference.leased import GROUPS, LARGEST_GROUP, groups
 from synbb.inference.leases import Lease, Leases, check_nobody_shares
-from synbb.inference.ledger import Ledger, read_marks
+from synbb.inference.ledger import Ledger, read_marks, remove_workers
 from synbb.inference.ledger_lines import Mark, ledger_path, workers_folder
 from synbb.inference.worker_ledger import WorkerLedger
 from synbb.volumes.box import Box
@@ -210,6 +210,38 @@ def test_a_mark_that_is_half_written_is_none(output: Path) -> None:
         file.write_bytes(whole)
         b.refresh()
         assert set(b.marks) == {0, 1}
+
+
+def test_a_ledger_that_is_gone_ends_a_worker(output: Path) -> None:
+    with WorkerLedger(output, "a", PLAN) as a:
+        ledger_path(output).unlink()
+        for attempt in (a.refresh, lambda: a.mark(mark(1))):
+            with pytest.raises(RunEnded, match=r"ledger\.jsonl: was removed while.*remove the output, too"):
+                attempt()
+
+
+def test_a_folder_of_workers_that_is_gone_leaves_what_the_ledger_has(output: Path) -> None:
+    with WorkerLedger(output, "a", PLAN) as a, WorkerLedger(output, "b", PLAN) as b:
+        b.mark(mark(1))
+        a.refresh()
+        with Ledger(output, PLAN):
+            remove_workers(output)
+        a.refresh()
+        assert set(a.marks) == {0, 1}, "what another process took over before it removed the file"
+        for attempt in (a.check_there, lambda: a.mark(mark(2))):
+            with pytest.raises(RunEnded, match=r"marks-a\.jsonl: was removed while.*start again") as ended:
+                attempt()
+            assert "remove the output" not in str(ended.value)
+
+
+def test_a_marks_file_that_goes_away_while_it_is_read_is_none(output: Path) -> None:
+    with WorkerLedger(output, "a", PLAN) as a, WorkerLedger(output, "b", PLAN) as b:
+        b.mark(mark(1))
+        file = workers_folder(output) / "marks-b.jsonl"
+        file.unlink()
+        file.symlink_to("nothing")  # it is listed, and cannot be opened
+        a.refresh()
+        assert set(a.marks) == {0}
 
 
 def test_an_output_that_was_begun_anew_has_no_old_marks(output: Path) -> None:
