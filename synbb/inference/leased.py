@@ -25,7 +25,7 @@ from synbb.errors import RunEnded, SynbbError, disk_errors
 from synbb.inference.attempts import Failure, compute_blocks
 from synbb.inference.drivers import Outcome, Prediction, numbers
 from synbb.inference.leases import EXPIRY, SETTINGS, Lease, Leases, agreed_expiry
-from synbb.inference.ledger import begun, check_plan, exists, is_created, read_marks
+from synbb.inference.ledger import begun, check_plan, exists, is_created, read_marks, try_lock
 from synbb.inference.ledger_lines import KEPT, first_lines, ledger_path, workers_folder
 from synbb.inference.output import NoDataReport, complete, remove_partial, reopen
 from synbb.inference.ownership import check_ownership
@@ -291,14 +291,10 @@ def _link_new(folder: Path, target: Path, worker: str, content: bytes) -> None:
 def _refuse_locked(ledger: Path) -> None:
     """A process without leases holds the ledger's lock; where the file system has no locks nothing is known."""
     with ledger.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if try_lock(file, fcntl.LOCK_SH) is False:
             raise SynbbError(
                 f"{ledger}: a process without --worker is writing this output at this moment; wait for it to end"
-            ) from None
-        except OSError:
-            return
+            )
 
 
 def _finish(output: WritableVolume, ledger: WorkerLedger, leases: Leases) -> NoDataReport:

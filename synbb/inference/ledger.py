@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from synbb.errors import SynbbError
 from synbb.inference.leases import PRESENCE, check_nobody_shares
@@ -29,6 +29,9 @@ from synbb.inference.ownership import check_ownership
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
+"""What a file system without locks (Lustre, NFS, as they are mounted) says when it is asked for one."""
+
 
 class Ledger:
     """The open ledger of one output; one process at a time holds it. Use as a context manager.
@@ -36,7 +39,7 @@ class Ledger:
     Raises:
         SynbbError: on opening, when the output belongs to none that is known or is not the one that the ledger was
             begun for, when its plan has changed (the message names what), when the ledger is damaged, or when another
-            process is writing, workers with leases among them.
+            process is writing, workers with leases among them, or the file system has no locks.
         RunEnded: the disk is full.
     """
 
@@ -46,8 +49,7 @@ class Ledger:
         output_exists = begun(self.output)
         self._lines = Lines(self.path)
         try:
-            self._lock()
-            self._refuse_shared(output_exists)
+            self._lock(output_exists)
             self._state = self._resume(dict(fields)) if output_exists else self._begin(dict(fields))
         except BaseException:
             self.close()
@@ -88,23 +90,30 @@ class Ledger:
         """Give the ledger back; another process may open it then."""
         self._lines.file.close()
 
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._lines.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+    def _lock(self, output_exists: bool) -> None:
+        locked = try_lock(self._lines.file, fcntl.LOCK_EX)
+        if locked is False:
             raise SynbbError(
                 f"{self.output}: another process is writing it at this moment ({self.path.name} is locked); wait for "
                 "it to end, or choose another output"
-            ) from error
-
-    def _refuse_shared(self, output_exists: bool) -> None:
-        """Workers that announced themselves before the lock was taken do not see it."""
+            )
+        if locked is None:
+            self._undo(output_exists)
+            raise SynbbError(
+                f"{self.path}: its file system has no locks (flock), by which two processes are kept from writing one "
+                "output at once; predict with --worker, which needs none, choose another place, or have it mounted "
+                "with locks (Lustre: -o flock)"
+            )
         try:
-            check_nobody_shares(self.output)
+            check_nobody_shares(self.output)  # workers that were there before the lock was taken do not see it
         except SynbbError:
-            if not output_exists and not os.fstat(self._lines.file.fileno()).st_size:
-                self.path.unlink(missing_ok=True)  # made just now; as an empty one it would be in the workers' way
+            self._undo(output_exists)
             raise
+
+    def _undo(self, output_exists: bool) -> None:
+        """Remove a ledger that was made just now: an empty one would be in the way of workers."""
+        if not output_exists and not os.fstat(self._lines.file.fileno()).st_size:
+            self.path.unlink(missing_ok=True)
 
     def _begin(self, fields: dict[str, Any]) -> State:
         """A new ledger; what an old one says about an output that is gone is dropped."""
@@ -146,6 +155,19 @@ class Ledger:
                     state.marks[mark.block] = mark
             state.merged[path.name] = begin + found.good_bytes
             self._lines.append({"merged": path.name, "bytes": state.merged[path.name]})
+
+
+def try_lock(file: BinaryIO, kind: int) -> bool | None:
+    """Lock ``file`` as ``kind`` says: False where another process has it, None where the file system has no locks."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return None
+        raise
+    return True
 
 
 def read_marks(output: str | Path) -> tuple[dict[str, Any], dict[int, Mark]]:

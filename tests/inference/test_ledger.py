@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synbb.errors import RunEnded, SynbbError
+from synbb.inference.leased import _refuse_locked
 from synbb.inference.ledger import Ledger, read_marks
 from synbb.inference.ledger_lines import Mark, ledger_path
 from synbb.volumes.box import Box
@@ -136,6 +138,23 @@ def test_two_processes_do_not_write_one_output(output: Path) -> None:
         other.join(20)
     with Ledger(output, PLAN) as ledger:
         assert len(ledger.marks) == 3
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_without_locks_one_is_told_what_to_do(
+    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def none(_file: Any, _kind: int) -> None:
+        raise OSError(number, "as of a file system without locks")
+
+    before = ledger_path(output).read_bytes()
+    monkeypatch.setattr("fcntl.flock", none)
+    for where in (output, tmp_path / "new.zarr"):
+        with pytest.raises(SynbbError, match=r"file system has no locks.*predict with --worker"):
+            Ledger(where, PLAN)
+    assert ledger_path(output).read_bytes() == before
+    assert not ledger_path(tmp_path / "new.zarr").exists(), "workers find an empty one damaged"
+    _refuse_locked(ledger_path(output))
 
 
 def test_a_full_disk_ends_the_run(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
