@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from synbb.inference.block_work import BlockInput, BlockWork
     from synbb.inference.network import Network
     from synbb.volumes.writing import WritableVolume
+
+
+HOPELESS = 8
+"""Blocks that are given up before any is finished until the run ends: then it is not the blocks."""
+
+NAMED = 20  # blocks in a message
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,41 @@ class Failure:
     def summary(self) -> str:
         """Its last line."""
         return self.text.splitlines()[-1]
+
+
+def check_hope(output: str, failure: Failure, given_up: int, before: int, finished: int, blocks: int) -> None:
+    """End a run in which everything fails.
+
+    Args:
+        output: its path.
+        failure: the last one.
+        given_up: blocks that were.
+        before: blocks that were finished when the run began.
+        finished: blocks that are finished now.
+        blocks: of the plan.
+
+    Raises:
+        RunEnded: :data:`HOPELESS` blocks were given up and none was finished.
+    """
+    if given_up >= HOPELESS and finished <= before:
+        raise ended(output, f"{given_up} blocks failed and none was finished ({failure.summary})", finished, blocks)
+
+
+def ended(output: str, why: str, finished: int, blocks: int) -> RunEnded:
+    """What to raise when a run cannot go on."""
+    return RunEnded(
+        f"{output}: {why}; {finished} of {blocks} blocks are finished and kept, start the same command again to go on"
+    )
+
+
+def what_failed(output: str, failed: Mapping[int, str], finished: int, blocks: int) -> RunEnded:
+    """What to raise when all blocks are finished but those that were given up, with the reason."""
+    numbers = sorted(failed)
+    names = ", ".join(map(str, numbers[:NAMED])) + (f" and {len(numbers) - NAMED} more" if numbers[NAMED:] else "")
+    return RunEnded(
+        f"{output}: {len(failed)} of {blocks} blocks failed: {names} (block {numbers[0]}: {failed[numbers[0]]}); "
+        f"{finished} are finished and kept, start the same command again to try the others"
+    )
 
 
 def compute_blocks(

@@ -22,7 +22,7 @@ from distributed import KilledWorker
 from distributed.comm import CommClosedError
 
 from synbb.errors import RunEnded
-from synbb.inference.attempts import Failure
+from synbb.inference.attempts import Failure, check_hope, ended, what_failed
 from synbb.inference.cluster_start import Connection, dashboard
 from synbb.inference.cluster_worker import BlocksPlugin, Done, compute_batch
 from synbb.inference.drivers import Prediction, SingleWriter, numbers
@@ -40,9 +40,6 @@ LOSSES = 30
 
 More than a cluster loses in a bad hour, since whoever is lost next may again be the one that has a slow block.
 """
-
-HOPELESS = 8
-"""Blocks that fail before any is finished until the run ends: then it is not the blocks."""
 
 GATHERING = 10.0
 """Seconds for a finished task's marks to arrive until it is given out again."""
@@ -136,7 +133,7 @@ class _Run:
         self.ended: queue.SimpleQueue[Any] = queue.SimpleQueue()  # filled by dask's callback threads
         self.charges: Counter[int] = Counter()
         self.losses: Counter[int] = Counter()
-        self.failed: dict[int, Failure] = {}
+        self.failed: dict[int, str] = {}  # given up, with the reason
         self.finished = len(ledger.marks)
         self.before = self.finished
         self.voxels = 0
@@ -158,7 +155,7 @@ class _Run:
             with contextlib.suppress(queue.Empty):
                 self._take(self.ended.get(timeout=TICK))
         if self.failed:
-            raise RunEnded(self._what_failed())
+            raise what_failed(self.prediction.output, self.failed, self.finished, len(self.plan))
         return self.voxels
 
     def _fill(self, fresh: Iterator[_Task]) -> None:
@@ -251,11 +248,10 @@ class _Run:
                 )
 
     def _give_up(self, failure: Failure, why: str) -> None:
-        self.failed[failure.block] = failure
+        self.failed[failure.block] = failure.summary
         where = self.plan.block(failure.block).write
         self.prediction.say(f"block {failure.block} (voxels {where}) {why}; the rest goes on. {failure.text}")
-        if len(self.failed) >= HOPELESS and self.finished == self.before:
-            raise self.end(f"{len(self.failed)} blocks failed and none was finished ({failure.summary})")
+        check_hope(self.prediction.output, failure, len(self.failed), self.before, self.finished, len(self.plan))
 
     def _look_at_workers(self) -> None:
         now = time.monotonic()
@@ -279,19 +275,7 @@ class _Run:
 
     def end(self, why: str) -> RunEnded:
         """What to raise when the run cannot go on."""
-        return RunEnded(
-            f"{self.prediction.output}: {why}; {self.finished} of {len(self.plan)} blocks are finished and kept, start "
-            "the same command again to go on"
-        )
-
-    def _what_failed(self) -> str:
-        names = ", ".join(str(number) for number in sorted(self.failed))
-        first = self.failed[min(self.failed)]
-        return (
-            f"{self.prediction.output}: {len(self.failed)} of {len(self.plan)} blocks failed: {names} (block "
-            f"{first.block}: {first.summary}); {self.finished} are finished and kept, start the same command again to "
-            "try the others"
-        )
+        return ended(self.prediction.output, why, self.finished, len(self.plan))
 
     def _report(self) -> None:
         rate = self.voxels / 1e6 / max(time.monotonic() - self.began, 1e-9)

@@ -22,7 +22,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from synbb.errors import RunEnded, SynbbError, disk_errors
-from synbb.inference.attempts import Failure, compute_blocks
+from synbb.inference.attempts import Failure, check_hope, compute_blocks, what_failed
 from synbb.inference.drivers import Outcome, Prediction, numbers
 from synbb.inference.leases import EXPIRY, SETTINGS, Lease, Leases, agreed_expiry
 from synbb.inference.ledger import begun, check_plan, exists, is_created, read_marks, try_lock
@@ -70,14 +70,13 @@ class LeasedDriver:
             output = join(prediction, leases, self._expiry)
             with WorkerLedger(prediction.output, worker, prediction.work.plan.fields()) as ledger:
                 began = time.perf_counter()
-                skipped = len(ledger.marks)
                 share = _Share(prediction, output, ledger, leases, self._retries)
                 with prediction.network:
                     share.until_done()
                 if share.failed:
-                    raise RunEnded(share.what_failed())
+                    raise what_failed(prediction.output, share.failed, len(ledger.marks), len(share.plan))
                 without = _finish(output, ledger, leases)
-                return Outcome(share.done, skipped, 0, share.voxels, time.perf_counter() - began, without)
+                return Outcome(share.done, share.before, 0, share.voxels, time.perf_counter() - began, without)
 
 
 class _Share:
@@ -95,6 +94,7 @@ class _Share:
         self.retries = retries
         self.groups = groups([numbers(batch) for batch in self.plan.batches(prediction.network.batch)])
         self.failed: dict[int, str] = {}  # given up, with the reason where this worker knows it
+        self.before = len(ledger.marks)
         self.done = 0
         self.voxels = 0
         self.turn = Lock()
@@ -122,15 +122,6 @@ class _Share:
                 self._compute(group, self._refresh())
             finally:
                 self.leases.release()
-
-    def what_failed(self) -> str:
-        """For the message at the end."""
-        names = ", ".join(str(number) for number in sorted(self.failed))
-        first = min(self.failed)
-        return (
-            f"{self.prediction.output}: {len(self.failed)} of {len(self.plan)} blocks failed: {names} (block {first}: "
-            f"{self.failed[first]}); {len(self.ledger.marks)} are finished and kept, start again to try the others"
-        )
 
     def _refresh(self) -> set[int]:
         self.ledger.refresh()
@@ -198,6 +189,9 @@ class _Share:
             self.prediction.say(
                 f"block {failure.block} (voxels {where}) failed {times} times; the rest goes on. {failure.text}"
             )
+        check_hope(
+            self.prediction.output, failure, len(self.failed), self.before, len(self.ledger.marks), len(self.plan)
+        )
 
 
 def groups(batches: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:

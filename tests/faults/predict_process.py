@@ -50,14 +50,14 @@ class Net(nn.Module):
         return out
 
 
-def announce_reads(broken: int | None = None) -> None:
-    """Let each block that is going to be computed be printed; reading block ``broken`` raises."""
+def announce_reads(broken: int | str | None = None) -> None:
+    """Let each block that is going to be computed be printed; reading block ``broken``, or ``every`` one, raises."""
     read_quietly = BlockWork.read
 
     def read(work: BlockWork, block: Any, **how: Any) -> Any:
         print("computed", block.index, flush=True)
-        if block.index == broken:
-            raise RuntimeError(f"block {broken} is broken")
+        if broken in (block.index, "every"):
+            raise RuntimeError(f"block {block.index} is broken")
         return read_quietly(work, block, **how)
 
     BlockWork.read = read  # type: ignore[method-assign]
@@ -86,7 +86,7 @@ def main(
     *,
     file_limit: int = 0,
     expiry: float = 0.0,
-    broken: int | None = None,
+    broken: int | str | None = None,
     together: int = 0,
     **changed: Any,
 ) -> None:
@@ -99,7 +99,7 @@ def main(
         pause: seconds at each batch.
         file_limit: the most bytes that a file of this process may have.
         expiry: be a worker with leases that expire so.
-        broken: number of a block whose reading raises.
+        broken: number of a block whose reading raises, or ``every``.
         together: workers that must be there before the first block is read.
         changed: arguments of predict_volume.
     """
@@ -115,7 +115,13 @@ def main(
 
 
 def predict(
-    raw: str, output: str, pause: float, file_limit: int, expiry: float, broken: int | None, changed: dict[str, Any]
+    raw: str,
+    output: str,
+    pause: float,
+    file_limit: int,
+    expiry: float,
+    broken: int | str | None,
+    changed: dict[str, Any],
 ) -> int:
     torch.set_num_threads(1)
     if file_limit:

@@ -176,3 +176,14 @@ def test_a_block_that_always_raises_is_given_up(raw: Path, undisturbed: np.ndarr
     assert healed.status == 0, healed.text
     assert healed.computed == [7]
     np.testing.assert_array_equal(voxels(output), undisturbed)
+
+
+def test_workers_end_where_every_block_raises(raw: Path, undisturbed: np.ndarray, tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+    failed = run(raw, output, expiry=EXPIRY, broken="every")
+    assert failed.status == 3, failed.text
+    assert "8 blocks failed and none was finished (RuntimeError: block" in failed.text
+    assert len(set(failed.computed)) < BLOCKS / 2, "it is not the blocks, and the others need not be tried"
+    healed = run(raw, output, expiry=EXPIRY)
+    assert healed.status == 0, healed.text
+    np.testing.assert_array_equal(voxels(output), undisturbed)
