@@ -241,7 +241,16 @@ def join(prediction: Prediction, leases: Leases, expiry: float) -> WritableVolum
         _link_new(folder, folder / SETTINGS, worker, json.dumps(settings).encode())
     first: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
     leases.expiry = float(first["expiry"])
-    check_plan(output, {"batch": first["batch"]}, {"batch": settings["batch"]})
+    if first["batch"] != settings["batch"]:
+        raise SynbbError(
+            f"{output}: its workers share it in batches of {first['batch']} blocks, not {settings['batch']}; start "
+            f"with --batch {first['batch']}, or without --worker, which takes all their marks over"
+        )
+    if leases.expiry != expiry:
+        prediction.say(
+            f"leases expire after {leases.expiry:g} s, as the first worker of {output} had it, not after {expiry:g} s "
+            "(--lease-expiry)"
+        )
     if not exists(output):
         if marks:
             raise SynbbError(

@@ -135,17 +135,27 @@ def test_another_plan_or_batch_is_refused(raw: Path, tmp_path: Path) -> None:
     wait_for_marks(first, output, 2)
     for change, difference in (
         ({"halo": (2, 3, 3)}, "halo was [1, 3, 3], is now [2, 3, 3]"),
-        ({"batch": 3}, "batch was 2, is now 3"),
+        ({"batch": 3}, "start with --batch 2, or without --worker"),
     ):
         refused = run(raw, output, expiry=EXPIRY, **change)
         assert refused.status == 2, refused.text
         assert difference in refused.text
+        assert ("remove it" in refused.text) == ("halo" in change), "another batch is no reason to begin anew"
         assert "Traceback" not in refused.text
     plain = run(raw, output)
     assert plain.status == 2, plain.text
     assert "is writing it at this moment" in plain.text
     first.process.kill()
     first.end()
+
+
+def test_another_expiry_is_told_and_not_taken(raw: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+    assert "leases expire" not in run(raw, output, expiry=EXPIRY).text
+    other = run(raw, output, expiry=4.0)
+    assert other.status == 0, other.text
+    assert "leases expire after 1.5 s" in other.text
+    assert "not after 4 s (--lease-expiry)" in other.text
 
 
 def test_a_plain_prediction_goes_on_where_killed_workers_ended(
