@@ -106,14 +106,14 @@ class _Share:
         order = [*range(first, len(self.groups)), *range(first)]
         while True:
             marked = self._refresh()
-            order = [group for group in order if self._missing(group, marked)]
-            if not order:
+            wanted = [group for group in order if self._missing(group, marked)]  # of all: a file of marks may go away
+            if not wanted:
                 return
             self.ledger.check_there()
             if not self.leases.announced():  # it stood still, and was taken for dead: perhaps by a plain run
                 self.leases.announce()
                 _refuse_locked(ledger_path(self.prediction.output))
-            group = self._take(order)
+            group = self._take(wanted)
             if group is None:
                 time.sleep(self.leases.beat)
                 continue

@@ -149,6 +149,21 @@ def test_another_plan_or_batch_is_refused(raw: Path, tmp_path: Path) -> None:
     first.end()
 
 
+def test_blocks_whose_marks_are_removed_are_computed_again(raw: Path, undisturbed: np.ndarray, tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+    victim = start(raw, output, pause=0.05, expiry=EXPIRY)
+    wait_for_marks(victim, output, 20)
+    victim.process.kill()
+    victim.end()
+    file = next(workers_folder(output).glob("marks-*"))
+    other = start(raw, output, pause=0.1, expiry=EXPIRY)
+    wait_for_marks(other, output, marked(output) + 4)
+    file.unlink()
+    assert other.end().status == 0, other.text
+    assert set(read_marks(output)[1]) == set(range(BLOCKS)), "or it would be said to be complete"
+    np.testing.assert_array_equal(voxels(output), undisturbed)
+
+
 def test_another_expiry_is_told_and_not_taken(raw: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.zarr"
     assert "leases expire" not in run(raw, output, expiry=EXPIRY).text
