@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from synbb.errors import SynbbError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
@@ -24,9 +26,16 @@ def pixel_sha256(sections: Iterable[NDArray[Any]], columns: int) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """sha256 of a file's bytes.
+
+    Raises:
+        SynbbError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SynbbError(f"{path}: cannot be read ({error.strerror}); get the file again") from error
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from synbb.datasets.checksums import file_sha256
-from synbb.errors import SynbbError
+from synbb.errors import SynbbError, disk_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,8 @@ def import_cremi(name: str, dataset: CremiFiles, source: Path, stage: Path) -> l
         A line for each file.
 
     Raises:
-        SynbbError: no sample is there, or one has another layout or checksum.
+        SynbbError: no sample is there, or one has another layout or checksum, or cannot be read.
+        RunEnded: the disk is full.
     """
     samples = sorted(source.glob(dataset.pattern))
     if not samples:
@@ -37,10 +38,11 @@ def import_cremi(name: str, dataset: CremiFiles, source: Path, stage: Path) -> l
     lines = [f"{sample.name}: {check_layout(dataset, sample)}" for sample in samples]
     sums = {sample.name: file_sha256(sample) for sample in samples}
     _compare(dataset, source, sums, dataset.sha256)
-    for sample in samples:
-        _link_or_copy(sample, stage / sample.name)
     receipt = {"dataset": name, "licence": dataset.licence, "citation": dataset.citation, "sha256": sums}
-    (stage / RECEIPT).write_text(yaml.safe_dump(receipt, sort_keys=False))
+    with disk_errors(stage):
+        for sample in samples:
+            _link_or_copy(sample, stage / sample.name)
+        (stage / RECEIPT).write_text(yaml.safe_dump(receipt, sort_keys=False))
     return lines
 
 

@@ -23,7 +23,7 @@ from synbb.datasets.manifest import (
     find_dataset,
     load_manifest,
 )
-from synbb.datasets.phantom import PhantomSpec, read_spec, render, write_phantom
+from synbb.datasets.phantom import TISSUE, PhantomSpec, render, write_phantom
 from synbb.datasets.phantom_faces import FacePhantom, verify_phantom_faces, write_phantom_faces
 from synbb.datasets.phantom_speech import SpeechPhantom, verify_phantom_speech, write_phantom_speech
 from synbb.datasets.sections import import_sections, section_files, verify_sections
@@ -158,13 +158,7 @@ def _verify(dataset: Dataset, folder: Path) -> list[str]:
 
 def _verify_phantom(folder: Path, spec: PhantomSpec) -> list[str]:
     """Make the phantom anew from its spec, block by block, and compare every voxel."""
-    found = read_spec(folder).to_dict()
-    for key, value in spec.to_dict().items():
-        if found[key] != value:
-            raise SynbbError(
-                f"{folder}: another phantom, whose {key} is {found[key]}; that of the dataset is {value}. Move it "
-                "elsewhere, or give another folder of datasets with --to"
-            )
+    TISSUE.check(folder, spec)
     stored = {name: open_volume(folder / name) for name in ("raw.zarr", "synapses.zarr")}
     for name, volume in stored.items():
         if volume.shape != spec.shape:

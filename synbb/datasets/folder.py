@@ -6,7 +6,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from synbb.datasets.checksums import tree_of
-from synbb.errors import SynbbError
+from synbb.errors import SynbbError, disk_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,12 +21,14 @@ def import_folder(dataset: FolderTree, source: Path, stage: Path) -> list[str]:
         One line.
 
     Raises:
-        SynbbError: files are missing, too many, or differ.
+        SynbbError: files are missing, too many, or differ, or cannot be read.
+        RunEnded: the disk is full.
     """
     names = _check(dataset, source, "get the files again")
-    for name in names:
-        (stage / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, stage / name)
+    with disk_errors(stage):
+        for name in names:
+            (stage / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, stage / name)
     return [f"{len(names)} files, {dataset.size} bytes, checksum as in the manifest"]
 
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
 from synbb.datasets.face_folders import read_grey
-from synbb.datasets.staging import SPEC_FILE, phantom_folder
+from synbb.datasets.phantom_kinds import PhantomKind
 from synbb.errors import SynbbError
 from synbb.schema import nearest
 
@@ -69,6 +68,14 @@ class FacePhantom:
         return cls(**plain)
 
 
+FACES = PhantomKind(
+    "phantom faces",
+    lambda spec: asdict(spec) | {"size": list(spec.size)},
+    FacePhantom.from_dict,
+    lambda spec: [image_path(Path(), *which).as_posix() for which in _each(spec)],
+)
+
+
 def write_phantom_faces(folder: str | Path, spec: FacePhantom, *, overwrite: bool = False) -> Path:
     """Write ``pNN/MM.png`` for every identity and image, and ``phantom.yaml`` (the spec).
 
@@ -82,14 +89,12 @@ def write_phantom_faces(folder: str | Path, spec: FacePhantom, *, overwrite: boo
         RunEnded: the disk is full.
     """
     where = Path(folder)
-    with phantom_folder(where, overwrite=overwrite) as stage:
-        for person in range(spec.identities):
-            for number in range(spec.images):
-                path = image_path(stage, person, number)
-                path.parent.mkdir(exist_ok=True)
-                Image.fromarray(draw_face(spec, person, number)).save(path)
-        made_from = asdict(spec) | {"size": list(spec.size)}
-        (stage / SPEC_FILE).write_text(yaml.safe_dump(made_from, sort_keys=False))
+    with FACES.folder(where, overwrite=overwrite) as stage:
+        for person, number in _each(spec):
+            path = image_path(stage, person, number)
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(draw_face(spec, person, number)).save(path)
+        FACES.write(stage, spec)
     return where
 
 
@@ -108,6 +113,10 @@ def verify_phantom_faces(folder: Path, spec: FacePhantom) -> int:
             if not np.array_equal(read_grey(path, spec.size), draw_face(spec, person, number)):
                 raise SynbbError(f"{path}: differs from what its spec gives; {remedy}")
     return spec.identities * spec.images
+
+
+def _each(spec: FacePhantom) -> list[tuple[int, int]]:
+    return [(person, number) for person in range(spec.identities) for number in range(spec.images)]
 
 
 def image_path(folder: Path, person: int, number: int) -> Path:

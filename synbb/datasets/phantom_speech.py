@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
 from synbb.datasets.audio_folders import TABLE
-from synbb.datasets.staging import SPEC_FILE, phantom_folder
+from synbb.datasets.phantom_kinds import PhantomKind
 from synbb.errors import SynbbError
 from synbb.schema import Settings, validated
 
@@ -133,6 +132,14 @@ class SpeechPhantom(Settings):
         return validated(cls, values, "phantom speech")
 
 
+SPEECH = PhantomKind(
+    "phantom speech",
+    lambda spec: spec.model_dump(mode="json"),
+    SpeechPhantom.from_dict,
+    lambda spec: [TABLE, *(audio_path(Path(), *which).as_posix() for which in _each(spec))],
+)
+
+
 def write_phantom_speech(
     folder: str | Path,
     spec: SpeechPhantom,
@@ -153,7 +160,7 @@ def write_phantom_speech(
         RunEnded: the disk is full.
     """
     where = Path(folder)
-    with phantom_folder(where, overwrite=overwrite) as stage:
+    with SPEECH.folder(where, overwrite=overwrite) as stage:
         for speaker, number in _each(spec):
             path = audio_path(stage, speaker, number)
             path.parent.mkdir(exist_ok=True)
@@ -163,7 +170,7 @@ def write_phantom_speech(
             if progress is not None:
                 progress(speaker * spec.utterances + number + 1, spec.speakers * spec.utterances)
         (stage / TABLE).write_text(_table(spec), encoding="utf-8")
-        (stage / SPEC_FILE).write_text(yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
+        SPEECH.write(stage, spec)
     return where
 
 

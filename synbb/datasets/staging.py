@@ -2,67 +2,112 @@
 
 from __future__ import annotations
 
-import errno
+import fcntl
+import os
 import shutil
+import uuid
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
-from synbb.errors import RunEnded, SynbbError
+from synbb.errors import SynbbError, disk_errors, make_folder
+from synbb.volumes.writing import publish
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-SPEC_FILE = "phantom.yaml"
-"""What a phantom was made from; a folder without it was not made by us."""
-
 
 @contextmanager
-def staged_folder(target: Path) -> Iterator[Path]:
-    """A folder beside ``target`` to write into; renamed to it at the end, removed when anything goes wrong.
+def staged_folder(target: Path, may_replace: Callable[[Path], None] | None = None) -> Iterator[Path]:
+    """A folder beside ``target`` to write into; put in its place at the end, removed when anything goes wrong.
 
-    What a killed process left is cleared by the next one.
-
-    Raises:
-        SynbbError: the place cannot be written to.
-        RunEnded: the disk is full.
-    """
-    stage = target.with_name(f".{target.name}.partial")
-    try:
-        shutil.rmtree(stage, ignore_errors=True)
-        stage.mkdir(parents=True)
-        yield stage
-        if target.is_dir() and not any(target.iterdir()):
-            target.rmdir()
-        stage.rename(target)
-    except OSError as error:
-        kind = RunEnded if error.errno in (errno.ENOSPC, errno.EDQUOT) else SynbbError
-        raise kind(f"{target}: cannot be written ({error})") from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-@contextmanager
-def phantom_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
-    """As :func:`staged_folder`, for a phantom, which may take the place of another one.
+    Where ``target`` is a link, its place is where the link leads. One process at a time makes it; what a killed one
+    left is cleared by the next.
 
     Args:
-        target: to create.
-        overwrite: replace a phantom that is there. Nothing else is ever replaced; the old one goes when the new one
-            is whole.
+        target: to create; it may be there when it is empty.
+        may_replace: is given the place when something is there, and raises :class:`SynbbError` unless that may be
+            replaced; without it nothing is. What was there stays until the new folder stands in its place.
 
     Raises:
-        SynbbError: there is something, and it may not be replaced; or the place cannot be written to.
+        SynbbError: something is there that may not be replaced, another process makes the same folder, or the place
+            cannot be written to.
         RunEnded: the disk is full.
     """
-    there = target.exists() and not (target.is_dir() and not any(target.iterdir()))
-    if there and not overwrite:
+    place = target.resolve()
+    _refuse_standing(target, place)
+    make_folder(place.parent)
+    with _alone(target, place) as alone:
+        _refuse_taken(target, place, may_replace)
+        stage = place.with_name(f".{place.name}.partial" if alone else f".{place.name}.{uuid.uuid4().hex}.partial")
+        try:
+            with disk_errors(target):
+                shutil.rmtree(stage, ignore_errors=True)
+                stage.mkdir()
+            yield stage
+            _refuse_taken(target, place, may_replace)  # something may have been put there meanwhile
+            publish(stage, place)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _refuse_standing(target: Path, place: Path) -> None:
+    """Folders that stay where they are: another one cannot take their place, or not without harm."""
+    if place.is_mount():
+        raise SynbbError(f"{target}: is the top of a file system, which cannot be replaced; name a folder below it")
+    if place.is_dir() and place.samefile("."):
         raise SynbbError(
-            f"{target}: exists already; choose another folder, remove it, or ask to overwrite it (--overwrite)"
+            f"{target}: is the folder you are in, and a new one would take its place; go elsewhere and give its path"
         )
-    if there and not (target / SPEC_FILE).is_file():
-        raise SynbbError(f"{target}: exists and is not a phantom, so it is not overwritten; remove it yourself")
-    with staged_folder(target) as stage:
-        yield stage
-        if there:
-            shutil.rmtree(target)
+
+
+def _refuse_taken(target: Path, place: Path, may_replace: Callable[[Path], None] | None) -> None:
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+        return
+    if may_replace is None:
+        raise SynbbError(f"{target}: exists already; remove it, or choose another folder")
+    may_replace(place)
+
+
+@contextmanager
+def _alone(target: Path, place: Path) -> Iterator[bool]:
+    """Keep other processes from making ``place`` meanwhile.
+
+    The system takes the lock back when its process ends, however that ends.
+
+    Yields:
+        Whether this process is the only one for sure, which cannot be known where the file system has no locks.
+    """
+    lock = place.with_name(f".{place.name}.lock")
+    file, alone = _locked(target, lock)
+    with file:
+        try:
+            yield alone
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _locked(target: Path, lock: Path) -> tuple[IO[str], bool]:
+    """The open lock, and whether it holds."""
+    while True:
+        with disk_errors(target):
+            file = lock.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise SynbbError(
+                f"{target}: another process is making it at this moment ({lock.name} is locked); wait for it to end"
+            ) from None
+        except OSError:
+            return file, False
+        if _is_at(lock, file):
+            return file, True
+        file.close()  # its owner removed it after we had opened it
+
+
+def _is_at(path: Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False

@@ -146,6 +146,14 @@ def test_a_wrong_folder_is_refused(
     assert not list((tmp_path / "data").glob("*"))
 
 
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, tree: tuple[Path, dict[str, Dataset]]) -> None:
+    source, manifest = tree
+    (source / "a/2.pgm").unlink()
+    (source / "a/2.pgm").symlink_to("/proc/self/mem")  # whose first page nobody reads
+    with pytest.raises(SynbbError, match=r"a/2\.pgm: cannot be read \(Input/output error\)"):
+        fetch("faces", source=source, to=tmp_path / "data", manifest=manifest)
+
+
 def test_a_folder_without_plain_files_upstream_needs_from(
     tmp_path: Path, tree: tuple[Path, dict[str, Dataset]]
 ) -> None:

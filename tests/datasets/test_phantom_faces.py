@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from synbb.datasets import fetch, verify
 from synbb.datasets.face_folders import list_faces, read_grey
-from synbb.datasets.phantom_faces import FacePhantom, draw_face, write_phantom_faces
+from synbb.datasets.phantom_faces import FACES, FacePhantom, draw_face, write_phantom_faces
 from synbb.errors import SynbbError
 
 SPEC = FacePhantom(identities=12, images=6, size=(48, 40))
@@ -74,5 +73,4 @@ def test_what_cannot_be_drawn(tmp_path: Path) -> None:
         write_phantom_faces(tmp_path / "a", SPEC)
     write_phantom_faces(tmp_path / "a", SPEC, overwrite=True)
     assert len(list_faces(tmp_path / "a")) == 72
-    told = yaml.safe_load((tmp_path / "a" / "phantom.yaml").read_text())
-    assert FacePhantom.from_dict(told) == SPEC
+    assert FACES.read(tmp_path / "a") == SPEC

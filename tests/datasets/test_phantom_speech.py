@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from synbb.datasets.phantom_speech import (
     OVERLAP,
     PADDED,
     RATE,
+    SPEECH,
     SpeechPhantom,
     _filtered,
     audio_path,
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_seed_decides_everything(folder: Path) -> None:
-    assert yaml.safe_load((folder / "phantom.yaml").read_text()) == SPEC.model_dump(mode="json")
+    assert SPEECH.read(folder) == SPEC
     found = read_corpus(folder, "table")
     each = [(speaker, number) for speaker in range(3) for number in range(2)]
     assert [one.speaker for one in found] == [f"s{speaker + 1:02d}" for speaker, _ in each]

@@ -7,6 +7,6 @@ and knife do; ``writer`` puts it on disk.
 
 from synbb.datasets.phantom.render import Block, render
 from synbb.datasets.phantom.spec import PhantomSpec, parse_triple
-from synbb.datasets.phantom.writer import read_spec, write_phantom
+from synbb.datasets.phantom.writer import TISSUE, write_phantom
 
-__all__ = ["Block", "PhantomSpec", "parse_triple", "read_spec", "render", "write_phantom"]
+__all__ = ["TISSUE", "Block", "PhantomSpec", "parse_triple", "render", "write_phantom"]

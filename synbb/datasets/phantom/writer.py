@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
 from synbb.datasets.phantom.render import Block, render
 from synbb.datasets.phantom.spec import PhantomSpec
-from synbb.datasets.staging import SPEC_FILE, phantom_folder
-from synbb.errors import SynbbError
+from synbb.datasets.phantom_kinds import SPEC_FILE, PhantomKind
 from synbb.volumes import WritableVolume, create_volume
 from synbb.volumes.box import Box, Triple, triple
 
@@ -24,7 +22,17 @@ Progress = Callable[[int, int], None]
 
 LICENCE = "CC0-1.0"
 CITATION = "Synthetic volume made by synbb (no real tissue)."
+VOLUMES = {"raw": "raw.zarr", "synapses": "synapses.zarr", "neurites": "neurites.zarr"}
+TABLE = "synapses.csv"
 _PLANE = 512  # voxels along y and x of a block at least, so that little tissue is worked out twice
+
+
+def _files(_: PhantomSpec) -> list[str]:
+    """What is written, whatever the spec; of a volume its own metadata and level, not what others put into it."""
+    return [TABLE, *(f"{name}/{part}" for name in VOLUMES.values() for part in ("zarr.json", "0/"))]
+
+
+TISSUE = PhantomKind("phantom", PhantomSpec.to_dict, PhantomSpec.from_dict, _files)
 
 
 def write_phantom(
@@ -59,10 +67,10 @@ def write_phantom(
         RunEnded: the disk is full.
     """
     target = Path(folder)
-    with phantom_folder(target, overwrite=overwrite) as stage:
-        names = {"raw": "raw.zarr", "synapses": "synapses.zarr", "table": "synapses.csv", "spec": SPEC_FILE}
+    with TISSUE.folder(target, overwrite=overwrite) as stage:
+        names = {"raw": VOLUMES["raw"], "synapses": VOLUMES["synapses"], "table": TABLE, "spec": SPEC_FILE}
         if neurites:
-            names["neurites"] = "neurites.zarr"
+            names["neurites"] = VOLUMES["neurites"]
         raw, labels = _create(stage / names["raw"], spec, "raw"), _create(stage / names["synapses"], spec, "labels")
         identities = _create(stage / names["neurites"], spec, "neurites", np.uint64) if neurites else None
         table = SynapseTable(spec)
@@ -78,27 +86,8 @@ def write_phantom(
             if progress is not None:
                 progress(done, spec.box.size)
         synapses = table.write(stage / names["table"])
-        record = {"kind": "phantom", "synapses": synapses, "licence": LICENCE, "spec": spec.to_dict()}
-        (stage / names["spec"]).write_text(yaml.safe_dump(record, sort_keys=False))
+        TISSUE.write(stage, spec, synapses=synapses, licence=LICENCE)
     return {name: target / file for name, file in names.items()}
-
-
-def read_spec(folder: str | Path) -> PhantomSpec:
-    """The spec of a phantom on disk.
-
-    Raises:
-        SynbbError: no phantom is there, or its ``phantom.yaml`` cannot be understood.
-    """
-    path = Path(folder) / SPEC_FILE
-    if not path.is_file():
-        raise SynbbError(
-            f"{path}: not found, so {folder} holds no finished phantom; make one with `synbb data phantom`"
-        )
-    try:
-        record = yaml.safe_load(path.read_text())
-        return PhantomSpec.from_dict(record["spec"])
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise SynbbError(f"{path}: is no phantom's record ({error}); remove the folder and make it anew") from error
 
 
 class SynapseTable:

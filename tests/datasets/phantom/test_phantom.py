@@ -10,7 +10,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from sklearn.metrics import average_precision_score
 
-from synbb.datasets.phantom import Block, PhantomSpec, read_spec, render, write_phantom
+from synbb.datasets.phantom import TISSUE, Block, PhantomSpec, render, write_phantom
 from synbb.datasets.phantom.imaging import section_state
 from synbb.datasets.phantom.structures import find_structures
 from synbb.errors import SynbbError
@@ -117,7 +117,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert raw.dtype == labels.dtype == np.uint8
     assert raw.attributes["licence"]
     assert labels.attributes["citation"]
-    assert read_spec(tmp_path / "p") == SMALL
+    assert TISSUE.read(tmp_path / "p") == SMALL
     assert seen[-1] == (SMALL.box.size, SMALL.box.size)
     mask = labels.read(labels.box)
     assert set(np.unique(mask)) <= {0, 1}
@@ -152,7 +152,7 @@ def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SynbbError, match="exists"):
         write_phantom(tmp_path / "p", spec)
     write_phantom(tmp_path / "p", PhantomSpec(shape=(1, 40, 32)), overwrite=True)
-    assert read_spec(tmp_path / "p").shape == (1, 40, 32)
+    assert TISSUE.read(tmp_path / "p").shape == (1, 40, 32)
 
 
 def test_nothing_is_left_when_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def test_a_spec_goes_to_a_dict_and_back() -> None:
 
 def test_an_unfinished_folder_is_no_phantom(tmp_path: Path) -> None:
     with pytest.raises(SynbbError, match=r"phantom\.yaml"):
-        read_spec(tmp_path)
+        TISSUE.read(tmp_path)
     (tmp_path / "phantom.yaml").write_text("spec: 3")
     with pytest.raises(SynbbError, match=r"phantom\.yaml"):
-        read_spec(tmp_path)
+        TISSUE.read(tmp_path)
