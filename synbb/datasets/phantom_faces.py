@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from synbb.datasets.face_folders import read_grey
+from synbb.datasets.face_folders import list_faces, read_grey
 from synbb.datasets.phantom_kinds import PhantomKind
 from synbb.errors import SynbbError
 from synbb.schema import nearest
@@ -102,17 +102,20 @@ def verify_phantom_faces(folder: Path, spec: FacePhantom) -> int:
     """Draw every image anew and compare; returns how many.
 
     Raises:
-        SynbbError: one is missing or differs.
+        SynbbError: it is another phantom, or an image is missing, differs or is one too many.
     """
-    for person in range(spec.identities):
-        for number in range(spec.images):
-            path = image_path(folder, person, number)
-            remedy = f"remove {folder} and make it anew"
-            if not path.is_file():
-                raise SynbbError(f"{path}: missing; {remedy}")
-            if not np.array_equal(read_grey(path, spec.size), draw_face(spec, person, number)):
-                raise SynbbError(f"{path}: differs from what its spec gives; {remedy}")
-    return spec.identities * spec.images
+    FACES.check(folder, spec)
+    remedy = f"remove {folder} and make it anew"
+    expected = {image_path(folder, *which): which for which in _each(spec)}
+    for path, which in expected.items():
+        if not path.is_file():
+            raise SynbbError(f"{path}: missing; {remedy}")
+        if not np.array_equal(read_grey(path, spec.size), draw_face(spec, *which)):
+            raise SynbbError(f"{path}: differs from what its spec gives; {remedy}")
+    for face in list_faces(folder):
+        if face.path not in expected:
+            raise SynbbError(f"{face.path}: no image of the dataset; move it elsewhere")
+    return len(expected)
 
 
 def _each(spec: FacePhantom) -> list[tuple[int, int]]:

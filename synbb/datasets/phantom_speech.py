@@ -180,8 +180,9 @@ def verify_phantom_speech(folder: Path, spec: SpeechPhantom) -> int:
     Samples may differ by one step of their 16 bits: processors round differently.
 
     Raises:
-        SynbbError: one is missing or differs, or the table does.
+        SynbbError: it is another phantom, or an utterance is missing or differs, or the table does.
     """
+    SPEECH.check(folder, spec)
     remedy = f"remove {folder} and make it anew"
     table = folder / TABLE
     if not table.is_file():

@@ -15,7 +15,7 @@ from synbb.datasets import fetch, load_manifest, verify
 from synbb.datasets.checksums import tree_of
 from synbb.datasets.manifest import Dataset, FolderTree, Phantom, PhantomSpeech, Source
 from synbb.datasets.phantom import PhantomSpec, render, write_phantom
-from synbb.datasets.phantom_speech import SpeechPhantom, verify_phantom_speech
+from synbb.datasets.phantom_speech import SpeechPhantom, verify_phantom_speech, write_phantom_speech
 from synbb.errors import SynbbError
 from synbb.volumes import open_volume
 
@@ -212,6 +212,17 @@ def test_the_phantom_speech_is_made_and_verified(tmp_path: Path) -> None:
     (tmp_path / "phantom-speech" / "s02" / "01.wav").unlink()
     with pytest.raises(SynbbError, match=r"01\.wav: missing"):
         verify("phantom-speech", to=tmp_path, manifest=manifest)
+
+
+def test_other_speech_is_not_the_dataset(tmp_path: Path) -> None:
+    entry = load_manifest()["phantom-speech"]
+    assert isinstance(entry, PhantomSpeech)
+    few = {"speakers": 1, "utterances": 1}
+    manifest: dict[str, Dataset] = {"phantom-speech": entry.model_copy(update={"spec": few})}
+    write_phantom_speech(tmp_path / "phantom-speech", SpeechPhantom.from_dict(few | {"snr": 20}))
+    for check in (fetch, verify):
+        with pytest.raises(SynbbError, match=r"another phantom, whose snr is 20\.0; that of the dataset is 15\.0"):
+            check("phantom-speech", to=tmp_path, manifest=manifest)
 
 
 def test_the_manifest_agrees_with_the_phantom_speech_defaults() -> None:

@@ -56,6 +56,22 @@ def test_fetched_and_verified_by_the_manifest(tmp_path: Path) -> None:
         fetch("phantom-faces", source=tmp_path, to=tmp_path / "other")
 
 
+def test_other_faces_are_not_the_dataset(tmp_path: Path) -> None:
+    folder = write_phantom_faces(tmp_path / "phantom-faces", FacePhantom(identities=21))
+    for check in (fetch, verify):
+        with pytest.raises(SynbbError, match="another phantom, whose identities is 21; that of the dataset is 20"):
+            check("phantom-faces", to=tmp_path)
+    write_phantom_faces(folder, FacePhantom(), overwrite=True)
+    (folder / "README.txt").touch()
+    verify("phantom-faces", to=tmp_path)
+    for stranger in ("p05/11.png", "somebody/1.png"):
+        (folder / stranger).parent.mkdir(exist_ok=True)
+        (folder / stranger).write_bytes((folder / "p01" / "01.png").read_bytes())
+        with pytest.raises(SynbbError, match=f"{stranger}: no image of the dataset; move it elsewhere"):
+            verify("phantom-faces", to=tmp_path)
+        (folder / stranger).unlink()
+
+
 def test_keys_of_a_spec() -> None:
     assert FacePhantom.from_dict({"identities": 3, "size": [20, 18]}).size == (20, 18)
     with pytest.raises(SynbbError, match="unknown key 'image'; did you mean 'images'"):
