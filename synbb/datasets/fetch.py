@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +28,11 @@ from synbb.datasets.phantom_faces import FacePhantom, verify_phantom_faces, writ
 from synbb.datasets.phantom_speech import SpeechPhantom, verify_phantom_speech, write_phantom_speech
 from synbb.datasets.sections import import_sections, section_files, verify_sections
 from synbb.datasets.staging import staged_folder
-from synbb.errors import SynbbError, disk_errors, make_folder
+from synbb.errors import RunEnded, SynbbError
 from synbb.volumes import open_volume
 
 Progress = Callable[[int, int], None]
-
+_Files = SectionStacks | CremiFiles | FolderTree
 
 PHANTOM_BLOCK = (32, 512, 512)  # voxels made anew at once to compare
 
@@ -62,7 +62,8 @@ def fetch(
 ) -> Fetched:
     """Bring a dataset into ``to/name``, checked; a dataset that is there and right is left alone.
 
-    The folder appears only when all is there and its checksums are those of the manifest.
+    The folder appears only when all is there and its checksums are those of the manifest. What was downloaded before a
+    fetch ended is kept beside it (``.NAME.download``) until the dataset is there.
 
     Args:
         name: of the dataset.
@@ -73,7 +74,7 @@ def fetch(
 
     Raises:
         SynbbError: unknown name, missing, damaged or wrong files, an address that cannot be reached, or something else
-            in the place of the dataset.
+            in the place of the dataset, or another process fetches it.
         RunEnded: the disk is full.
     """
     dataset = find_dataset(name, load_manifest() if manifest is None else manifest)
@@ -93,19 +94,20 @@ def fetch(
     if isinstance(dataset, Phantom):
         write_phantom(folder, PhantomSpec.from_dict(dataset.spec), progress=progress)
         return Fetched(folder, False, ("raw.zarr, synapses.zarr, synapses.csv, phantom.yaml",))
-    if source is not None:
-        return _import(name, dataset, Path(source), folder)
-    base = dataset.source.base_url
-    if base is None:
+    if source is None and dataset.source.base_url is None:
         raise SynbbError(
             f"{name}: upstream offers no plain files in this layout, so it cannot be downloaded; get it from "
             f"{dataset.source.homepage} and run `synbb data fetch {name} --from DIR` (layout: {dataset.layout})"
         )
-    files = section_files(dataset) if isinstance(dataset, SectionStacks) else list(dataset.source.files)
-    make_folder(folder.parent)
-    with disk_errors(folder), tempfile.TemporaryDirectory(prefix=f".{name}.download.", dir=folder.parent) as temporary:
-        download_files(name, base, dataset.source.homepage, files, Path(temporary), progress)
-        return _import(name, dataset, Path(temporary), folder)
+    with staged_folder(folder) as stage:
+        downloads = stage.with_name(f".{name}.download")
+        if source is None:
+            lines = _download_and_import(name, dataset, downloads, stage, progress)
+        else:
+            lines = _import(name, dataset, Path(source), stage)
+        if source is None or Path(source).resolve() != downloads:
+            shutil.rmtree(downloads, ignore_errors=True)
+    return Fetched(folder, False, tuple(lines))
 
 
 def verify(name: str, *, to: str | Path = "data", manifest: dict[str, Dataset] | None = None) -> list[str]:
@@ -126,16 +128,31 @@ def verify(name: str, *, to: str | Path = "data", manifest: dict[str, Dataset] |
     return _verify(dataset, folder)
 
 
-def _import(name: str, dataset: SectionStacks | CremiFiles | FolderTree, source: Path, folder: Path) -> Fetched:
-    with staged_folder(folder) as stage:
-        match dataset:
-            case SectionStacks():
-                lines = import_sections(name, dataset, source, stage)
-            case CremiFiles():
-                lines = import_cremi(name, dataset, source, stage)
-            case FolderTree():
-                lines = import_folder(dataset, source, stage)
-    return Fetched(folder, False, tuple(lines))
+def _download_and_import(
+    name: str, dataset: _Files, downloads: Path, stage: Path, progress: Progress | None
+) -> list[str]:
+    """Download into a folder that outlives this process, so that the next fetch goes on with the files that lack."""
+    base = dataset.source.base_url
+    assert base is not None
+    files = section_files(dataset) if isinstance(dataset, SectionStacks) else list(dataset.source.files)
+    download_files(name, base, dataset.source.homepage, files, downloads, progress)
+    try:
+        return _import(name, dataset, downloads, stage)
+    except RunEnded:  # a full disk says nothing of the files
+        raise
+    except SynbbError:
+        shutil.rmtree(downloads, ignore_errors=True)  # or they would be taken again
+        raise
+
+
+def _import(name: str, dataset: _Files, source: Path, stage: Path) -> list[str]:
+    match dataset:
+        case SectionStacks():
+            return import_sections(name, dataset, source, stage)
+        case CremiFiles():
+            return import_cremi(name, dataset, source, stage)
+        case FolderTree():
+            return import_folder(dataset, source, stage)
 
 
 def _verify(dataset: Dataset, folder: Path) -> list[str]:

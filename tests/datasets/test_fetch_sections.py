@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
-import io
+import http.client
 import shutil
-import urllib.error
-from typing import TYPE_CHECKING
+import ssl
+import urllib.request
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from store_server import StoreServer
 
 from synbb.datasets import fetch, verify
 from synbb.datasets.checksums import pixel_sha256
@@ -20,6 +22,7 @@ from synbb.errors import RunEnded, SynbbError
 from synbb.volumes import Box, open_volume
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SECTIONS, ROWS, WIDE, CHECKED = 3, 24, 20, 14
@@ -190,14 +193,28 @@ def test_names_and_folders_that_are_not_there(tmp_path: Path, manifest: dict[str
         verify("mini", to=tmp_path, manifest=manifest)
 
 
-def test_download_takes_every_file_from_its_address(
-    tmp_path: Path, source: Path, manifest: dict[str, Dataset], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def serve(address: str, timeout: float) -> io.BytesIO:
-        return io.BytesIO((source / address.removeprefix("https://raw.example/c/")).read_bytes())
+@pytest.fixture
+def server(source: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoreServer]:
+    """What stands at the address of the manifest."""
+    running = StoreServer(source)
+    original = urllib.request.urlopen
 
-    seen: list[tuple[int, int]] = []
+    def serve(address: str, timeout: float) -> Any:
+        return original(address.replace("https://raw.example/c", running.address), timeout=timeout)
+
     monkeypatch.setattr("urllib.request.urlopen", serve)
+    yield running
+    running.close()
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_download_takes_every_file_from_its_address(
+    tmp_path: Path, server: StoreServer, manifest: dict[str, Dataset]
+) -> None:
+    seen: list[tuple[int, int]] = []
     fetched = fetch("mini", to=tmp_path / "data", manifest=manifest, progress=lambda *n: seen.append(n))
     assert seen == [(n, 6) for n in range(1, 7)]
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["mini"]
@@ -205,17 +222,79 @@ def test_download_takes_every_file_from_its_address(
 
 
 def test_an_address_that_cannot_be_reached_is_told(
-    tmp_path: Path, manifest: dict[str, Dataset], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, server: StoreServer, manifest: dict[str, Dataset]
 ) -> None:
-    def fail(address: str, timeout: float) -> io.BytesIO:
-        raise urllib.error.URLError("Name or service not known")
-
-    monkeypatch.setattr("urllib.request.urlopen", fail)
+    server.close()
     with pytest.raises(SynbbError) as caught:
         fetch("mini", to=tmp_path / "data", manifest=manifest)
-    for word in ("https://raw.example/c/raw/00.tif", "Name or service", "--from", "https://home.example"):
+    for word in ("https://raw.example/c/raw/00.tif", "Connection refused", "--from", "https://home.example"):
         assert word in str(caught.value)
     assert not list((tmp_path / "data").iterdir())
+
+
+@pytest.mark.parametrize(("fault", "reason"), [("cut", r"closed after \d+ of \d+ bytes"), (404, "Not Found")])
+def test_a_download_goes_on_where_it_ended(
+    tmp_path: Path, server: StoreServer, manifest: dict[str, Dataset], fault: int | str, reason: str
+) -> None:
+    server.faults = [("labels/01", fault)]
+    with pytest.raises(SynbbError, match=rf"cannot download https://raw\.example/c/labels/01\.png \({reason}\)"):
+        fetch("mini", to=tmp_path / "data", manifest=manifest)
+    kept = tmp_path / "data" / ".mini.download"
+    assert files_below(tmp_path / "data") == [
+        f".mini.download/{name}" for name in ("labels/00.png", "raw/00.tif", "raw/01.tif", "raw/02.tif")
+    ]
+    (kept / "raw/01.tif").write_bytes(b"cut by a crash")
+    written = (kept / "raw/00.tif").stat().st_mtime_ns
+    server.faults = [("labels/02", fault)]
+    with pytest.raises(SynbbError, match="labels/02"):
+        fetch("mini", to=tmp_path / "data", manifest=manifest)
+    assert (kept / "raw/00.tif").stat().st_mtime_ns == written
+    server.faults = []
+    fetch("mini", to=tmp_path / "data", manifest=manifest)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["mini"]
+
+
+def test_what_was_downloaded_goes_when_the_dataset_comes_from_elsewhere(
+    tmp_path: Path, server: StoreServer, source: Path, manifest: dict[str, Dataset]
+) -> None:
+    server.faults = [("labels/01", 503)]
+    with pytest.raises(SynbbError, match="labels/01"):
+        fetch("mini", to=tmp_path / "data", manifest=manifest)
+    fetch("mini", source=source, to=tmp_path / "data", manifest=manifest)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["mini"]
+
+
+def test_wrong_files_are_not_kept(
+    tmp_path: Path, server: StoreServer, source: Path, manifest: dict[str, Dataset]
+) -> None:
+    good = (source / "raw/00.tif").read_bytes()
+    (source / "raw/00.tif").write_bytes(bytes(len(good)))
+    with pytest.raises(SynbbError, match=r"raw/00\.tif: is damaged"):
+        fetch("mini", to=tmp_path / "data", manifest=manifest)
+    assert not list((tmp_path / "data").iterdir())
+    (source / "raw/00.tif").write_bytes(good)
+    fetch("mini", to=tmp_path / "data", manifest=manifest)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ssl.SSLError(ssl.SSL_ERROR_SSL, "bad record mac"),  # whose number is that of an operation not permitted
+        OSError(errno.EHOSTUNREACH, "No route to host"),
+        http.client.IncompleteRead(b"half"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_of_an_answer_are_not_blamed_on_the_disk(
+    tmp_path: Path, server: StoreServer, manifest: dict[str, Dataset], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise error
+
+    monkeypatch.setattr("http.client.HTTPResponse.read", fail)
+    with pytest.raises(SynbbError, match=r"cannot download https://raw\.example/c/raw/00\.tif \(.*--from DIR"):
+        fetch("mini", to=tmp_path / "data", manifest=manifest)
+    assert not files_below(tmp_path / "data")
 
 
 @pytest.mark.parametrize("to", ["file", "file/below"])
@@ -225,17 +304,14 @@ def test_a_place_that_cannot_be_is_named(tmp_path: Path, manifest: dict[str, Dat
         fetch("mini", to=tmp_path / to, manifest=manifest)
 
 
-def test_a_full_disk_ends_the_download(
-    tmp_path: Path, manifest: dict[str, Dataset], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO())
-    monkeypatch.setattr("shutil.copyfileobj", full)
-    with pytest.raises(RunEnded, match=r"raw/00.tif: the disk .* is full"):
+def test_a_full_disk_ends_the_download(tmp_path: Path, server: StoreServer, manifest: dict[str, Dataset]) -> None:
+    part = tmp_path / "data" / ".mini.download" / "raw" / "01.tif.partial"
+    part.parent.mkdir(parents=True)
+    part.symlink_to("/dev/full")
+    with pytest.raises(RunEnded, match=r"raw/01.tif: the disk .* is full"):
         fetch("mini", to=tmp_path / "data", manifest=manifest)
-    assert not list((tmp_path / "data").iterdir())
+    assert files_below(tmp_path / "data") == [".mini.download/raw/00.tif"], "what takes no more room stays"
+    fetch("mini", to=tmp_path / "data", manifest=manifest)
 
 
 def test_only_https_is_followed(tmp_path: Path, manifest: dict[str, Dataset]) -> None:
