@@ -24,7 +24,7 @@ from synbb.datasets.ordering import natural
 from synbb.errors import SynbbError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 ENDINGS = frozenset({".png", ".pgm", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 _LIGHT = re.compile(r"A([+-]\d{3})E([+-]\d{2})")
@@ -204,9 +204,10 @@ def _to_8_bits(values: NDArray[Any]) -> Grey:
 def read_pairs(file: str | Path, faces: Sequence[FaceImage]) -> list[tuple[int, int]]:
     """Pairs of images from a file in the layout of LFW's ``pairs.txt``.
 
-    ``name i j`` are images i and j of one identity, ``name i other j`` of two; images are counted from 1 as in their
-    names (``name_0001.jpg``), or in natural order where not all names of an identity hold such a number. LFW's first
-    line, of one or two numbers, is passed over.
+    ``name i j`` are images i and j of one identity, ``name i other j`` of two. The number of an image is that in its
+    name (``name_0001.jpg``, ``1.pgm``); where not all names of an identity hold one, it is the place among all images
+    of its folder in natural order, from 1, whichever of them are in ``faces``. LFW's first line, of one or two numbers,
+    is passed over.
 
     Args:
         file: the list, UTF-8.
@@ -258,9 +259,10 @@ def _numbered(faces: Sequence[FaceImage], pairs: Path) -> dict[tuple[str, int], 
         positions.setdefault(face.identity, []).append(position)
     found: dict[tuple[str, int], int] = {}
     for identity, own in positions.items():
-        stated = [re.search(r"_(\d+)$", faces[position].path.stem) for position in own]
-        for place, (position, match) in enumerate(zip(own, stated, strict=True), start=1):
-            number = int(match[1]) if match and all(stated) else place
+        stated = [re.search(r"(?:^|_)(\d+)$", faces[position].path.stem) for position in own]
+        places = {} if all(stated) else _places(faces[position].path for position in own)
+        for position, match in zip(own, stated, strict=True):
+            number = int(match[1]) if match and not places else places[faces[position].path]
             if (identity, number) in found:
                 one, other = faces[found[identity, number]].path, faces[position].path
                 raise SynbbError(
@@ -268,6 +270,13 @@ def _numbered(faces: Sequence[FaceImage], pairs: Path) -> dict[tuple[str, int], 
                 )
             found[identity, number] = position
     return found
+
+
+def _places(images: Iterable[Path]) -> dict[Path, int]:
+    """Numbers from 1 of all images in each of their folders: what is chosen of them does not change a number."""
+    folders = {image.parent for image in images}
+    stored = [[path for path in natural(folder.iterdir()) if _is_image(path)] for folder in folders]
+    return {path: number for paths in stored for number, path in enumerate(paths, start=1)}
 
 
 def _position(known: dict[tuple[str, int], int], end: tuple[str, str], path: Path, line: int) -> int:

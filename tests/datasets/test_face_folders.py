@@ -200,10 +200,34 @@ def test_a_first_pair_of_people_named_by_numbers_is_a_pair(tmp_path: Path) -> No
         assert read_pairs(listed, faces) == [(1, 2), (1, 0)]
 
 
-def test_images_without_numbers_in_their_names_are_counted(folder: Path, tmp_path: Path) -> None:
+def test_images_named_by_numbers_are_those_of_the_list(folder: Path, tmp_path: Path) -> None:
     listed = tmp_path / "pairs.txt"
-    listed.write_text("s1 1 3\ns1 2 s10 1\n")
+    listed.write_text("s1 1 11\ns1 2 s10 1\n")
     assert read_pairs(listed, list_faces(folder)) == [(0, 2), (1, 6)]
+    second = select(list_faces(folder), images=(1, 3))
+    listed.write_text("s1 2 11\n")
+    assert read_pairs(listed, second) == [(0, 1)]
+    listed.write_text("s1 1 2\n")
+    with pytest.raises(SynbbError, match="there is no image 1 of 's1' in the images of the split"):
+        read_pairs(listed, second)
+
+
+def test_images_without_numbers_are_counted_before_some_are_chosen(tmp_path: Path) -> None:
+    for name in ("front", "left", "right", "smile2"):
+        write(tmp_path / "faces" / "A" / f"{name}.png")
+    write(tmp_path / "faces" / "A" / ".front.png")
+    listed = tmp_path / "pairs.txt"
+    listed.write_text("A 3 4\n")
+    faces = list_faces(tmp_path / "faces")
+    assert read_pairs(listed, faces) == [(2, 3)]
+    assert read_pairs(listed, select(faces, images=(2, 4))) == [(0, 1)]
+    assert read_pairs(listed, select(faces, exclude=["left*"])) == [(1, 2)]
+    listed.write_text("A 1 3\n")
+    with pytest.raises(SynbbError, match="there is no image 1 of 'A'"):
+        read_pairs(listed, select(faces, images=(2, 4)))
+    write(tmp_path / "more" / "A" / "front.png")
+    with pytest.raises(SynbbError, match=r"are both image 1 of 'A'; rename"):
+        read_pairs(listed, [*faces, *list_faces(tmp_path / "more")])
 
 
 def test_two_images_of_one_number_are_named(tmp_path: Path) -> None:
@@ -225,7 +249,7 @@ def test_images_of_which_some_have_numbers_are_counted(tmp_path: Path) -> None:
 
 def test_lists_of_other_editors(folder: Path, tmp_path: Path) -> None:
     listed = tmp_path / "pairs.txt"
-    listed.write_bytes("\ufeff1\t1\r\ns1\t1\t3\r\n".encode())
+    listed.write_bytes("\ufeff1\t1\r\ns1\t1\t11\r\n".encode())
     assert read_pairs(listed, list_faces(folder)) == [(0, 2)]
     listed.write_bytes("José 1 2\n".encode("latin-1"))
     with pytest.raises(SynbbError, match=r"pairs\.txt: is not UTF-8 .* at byte 3\); convert it"):
