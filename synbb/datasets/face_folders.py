@@ -65,13 +65,7 @@ def list_faces(folder: str | Path) -> list[FaceImage]:
     where = Path(folder)
     if not where.is_dir():
         raise SynbbError(f"{where}: no such folder; give one that holds a folder of images for each identity")
-    found = [
-        FaceImage(path, each.name)
-        for each in natural(where.iterdir())
-        if each.is_dir() and not each.name.startswith(".")
-        for path in natural(each.iterdir())
-        if _is_image(path)
-    ]
+    found = _in_folders(where)
     if not found:
         raise SynbbError(
             f"{where}: no image ({', '.join(sorted(ENDINGS))}) in a folder of its own below it; expected "
@@ -80,12 +74,22 @@ def list_faces(folder: str | Path) -> list[FaceImage]:
     return found
 
 
+def _in_folders(where: Path) -> list[FaceImage]:
+    return [
+        FaceImage(path, each.name)
+        for each in natural(where.iterdir())
+        if each.is_dir() and not each.name.startswith(".")
+        for path in natural(each.iterdir())
+        if _is_image(path)
+    ]
+
+
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in ENDINGS and not path.name.startswith(".")
 
 
 def list_images(source: Path) -> list[Path]:
-    """Images of a folder, or of the folders of identities in it, in natural order; a file is itself.
+    """Images of a folder, then those of the folders of identities in it, in natural order; a file is itself.
 
     Raises:
         SynbbError: there is no such thing, or no image.
@@ -95,7 +99,10 @@ def list_images(source: Path) -> list[Path]:
     if not source.is_dir():
         raise SynbbError(f"{source}: no such file or folder of images")
     direct = [path for path in natural(source.iterdir()) if _is_image(path)]
-    return direct or [face.path for face in list_faces(source)]
+    found = direct + [face.path for face in _in_folders(source)]
+    if not found:
+        raise SynbbError(f"{source}: no image ({', '.join(sorted(ENDINGS))}) in it or in a folder in it")
+    return found
 
 
 def select(

@@ -30,7 +30,10 @@ def _key(name: str) -> list[int | str]:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Everything below a folder that is no folder, through links to folders too, each folder once."""
+    """Everything below a folder that is no folder, through links to folders too, each folder once.
+
+    Folders below it that are hidden are passed over: what was thrown away or is kept by another program lies there.
+    """
     seen: set[tuple[int, int]] = set()
     waiting = [folder]
     while waiting:
@@ -41,6 +44,7 @@ def files_below(folder: Path) -> Iterator[Path]:
         seen.add((found.st_dev, found.st_ino))
         for path in sorted(here.iterdir(), reverse=True):  # the first of several ways to a folder is taken
             if path.is_dir():
-                waiting.append(path)
+                if not path.name.startswith("."):
+                    waiting.append(path)
             else:
                 yield path

@@ -397,7 +397,7 @@ class FacesTask:
     # ---- prediction ----
 
     def predict_files(self, model: nn.Module, source: Path, device: Any) -> Table:
-        """The embedding of every image of a folder, or of one for each identity; images that do not decode are told.
+        """The embedding of every image of a folder, and of the folders in it; images that do not decode are told.
 
         Raises:
             SynbbError: no image in the folder.

@@ -264,6 +264,7 @@ def test_audio_below_a_folder(table: Path, tmp_path: Path) -> None:
     write(table / "c" / "d" / "x.FLAC")
     (table / "c" / "._x.wav").write_bytes(b"what macOS leaves beside x.wav")
     (table / "folder.wav").mkdir()
+    write(table / ".Trash-1000" / "files" / "z.wav")
     found = [str(path.relative_to(table)) for path in list_audio(table)]
     assert found == ["a.wav", "b/9.wav", "b/10.wav", "c/d/x.FLAC"]
     assert list_audio(table / "a.wav") == [table / "a.wav"]
@@ -272,6 +273,7 @@ def test_audio_below_a_folder(table: Path, tmp_path: Path) -> None:
     (table / "c" / "round").symlink_to(table)
     found = [str(path.relative_to(table)) for path in list_audio(table)]
     assert found == ["a.wav", "b/9.wav", "b/10.wav", "c/d/x.FLAC", "c/link/y.wav"]
+    assert list_audio(table / ".Trash-1000") == [table / ".Trash-1000" / "files" / "z.wav"], "asked for by its name"
     with pytest.raises(SynbbError, match=r"folder\.wav: no audio below it"):
         list_audio(table / "folder.wav")
     with pytest.raises(SynbbError, match="nowhere: no such file or folder of audio"):

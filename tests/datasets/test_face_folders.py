@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from synbb.datasets.face_folders import light_angle, list_faces, read_grey, read_pairs, select
+from synbb.datasets.face_folders import light_angle, list_faces, list_images, read_grey, read_pairs, select
 from synbb.errors import SynbbError
 
 
@@ -257,6 +257,18 @@ def test_lists_of_other_editors(folder: Path, tmp_path: Path) -> None:
     listed.write_text("s1 ² 2\n")
     with pytest.raises(SynbbError, match=r"line 1: '²' is no number of an image of s1"):
         read_pairs(listed, list_faces(folder))
+
+
+def test_a_picture_beside_the_folders_hides_none_of_them(folder: Path) -> None:
+    below = list_images(folder)
+    assert [path.parent.name for path in below] == ["s1"] * 3 + ["s2"] * 3 + ["s10"] * 3
+    write(folder / "group.png")
+    assert list_images(folder) == [folder / "group.png", *below]
+    assert list_images(folder / "s1") == below[:3]
+    assert list_images(folder / "group.png") == [folder / "group.png"]
+    (folder / "none" / ".git").mkdir(parents=True)
+    with pytest.raises(SynbbError, match=r"none: no image \(.*\) in it or in a folder in it"):
+        list_images(folder / "none")
 
 
 def test_hidden_files_and_folders_are_nobody(folder: Path) -> None:
