@@ -47,18 +47,23 @@ class Tree:
     sha256: str
 
 
+def names_in(folder: Path, pattern: str) -> list[str]:
+    """Files below ``folder`` that match a pattern, relative to it, but hidden ones, as programs leave them."""
+    found = [path.relative_to(folder) for path in folder.glob(pattern) if path.is_file()]
+    return [path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)]
+
+
 def tree_of(folder: Path, include: Iterable[str]) -> Tree:
-    """The files below ``folder`` that match one of the patterns.
+    """The files below ``folder`` that match one of the patterns, see :func:`names_in`.
 
     The checksum is that of the lines ``name NUL size NUL sha256-of-content NEWLINE`` sorted by name, so it does not
     depend on the file system.
     """
-    found = {
-        path.relative_to(folder).as_posix(): path for glob in include for path in folder.glob(glob) if path.is_file()
-    }
+    names = sorted({name for pattern in include for name in names_in(folder, pattern)})
     digest, total = hashlib.sha256(), 0
-    for name in sorted(found):
-        size = found[name].stat().st_size
+    for name in names:
+        size = (folder / name).stat().st_size
         total += size
-        digest.update(f"{name}\0{size}\0{file_sha256(found[name])}\n".encode())
-    return Tree(tuple(sorted(found)), total, digest.hexdigest())
+        line = f"{name}\0{size}\0{file_sha256(folder / name)}\n"
+        digest.update(line.encode(errors="surrogateescape"))  # names are bytes on Linux, and need be no UTF-8
+    return Tree(tuple(names), total, digest.hexdigest())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from synbb.datasets.checksums import tree_of
+from synbb.datasets.checksums import names_in, tree_of
 from synbb.errors import SynbbError, disk_errors
 
 if TYPE_CHECKING:
@@ -43,12 +43,16 @@ def verify_folder(dataset: FolderTree, folder: Path) -> list[str]:
 
 
 def _check(dataset: FolderTree, folder: Path, remedy: str) -> tuple[str, ...]:
-    tree = tree_of(folder, dataset.include)
-    if len(tree.names) != dataset.count:
+    matching = {pattern: names_in(folder, pattern) for pattern in dataset.include}
+    count = len({name for names in matching.values() for name in names})
+    if count != dataset.count:
+        each = ", ".join(f"{len(names)} {pattern}" for pattern, names in matching.items())
+        more = count > dataset.count
         raise SynbbError(
-            f"{folder}: has {len(tree.names)} files of the dataset ({', '.join(dataset.include)}), expected "
-            f"{dataset.count}; {remedy}"
+            f"{folder}: has {count} files of the dataset ({each}), expected {dataset.count}; "
+            f"{'move elsewhere what is none of its own' if more else remedy}"
         )
+    tree = tree_of(folder, dataset.include)
     if tree.size != dataset.size:
         raise SynbbError(f"{folder}: the dataset's files hold {tree.size} bytes, expected {dataset.size}; {remedy}")
     if tree.sha256 != dataset.sha256:

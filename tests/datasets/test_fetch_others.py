@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -130,7 +132,12 @@ def test_a_folder_is_copied_and_checked(tmp_path: Path, tree: tuple[Path, dict[s
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
-    [("a/2.pgm", None, "2 files"), ("c/9.pgm", "x", "4 files"), ("a/2.pgm", "xx", "bytes"), ("a/2.pgm", 17, "sha256")],
+    [
+        ("a/2.pgm", None, r"2 files of the dataset \(2 \*/\*\.pgm\), expected 3"),
+        ("c/9.pgm", "x", r"4 files of the dataset \(4 \*/\*\.pgm\), expected 3; move elsewhere what"),
+        ("a/2.pgm", "xx", "bytes"),
+        ("a/2.pgm", 17, "sha256"),
+    ],
 )
 def test_a_wrong_folder_is_refused(
     tmp_path: Path, tree: tuple[Path, dict[str, Dataset]], name: str, content: str | int | None, words: str
@@ -144,6 +151,24 @@ def test_a_wrong_folder_is_refused(
     with pytest.raises(SynbbError, match=words):
         fetch("faces", source=source, to=tmp_path / "data", manifest=manifest)
     assert not list((tmp_path / "data").glob("*"))
+
+
+def test_what_programs_leave_belongs_to_no_dataset(tmp_path: Path, tree: tuple[Path, dict[str, Dataset]]) -> None:
+    source, manifest = tree
+    for name in (".Trash-1000/1.pgm", "a/._1.pgm", "a/.DS_Store"):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text("x")
+    manifest["faces"] = manifest["faces"].model_copy(update={"include": ("*/*.pgm", "a/*")})
+    folder = fetch("faces", source=source, to=tmp_path / "data", manifest=manifest).folder
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*")) == [
+        "a/1.pgm", "a/2.pgm", "b/1.pgm",
+    ]  # fmt: skip
+
+
+def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"Jos\xe9.pgm")).write_text("x")
+    line = b"Jos\xe9.pgm\x001\x00" + hashlib.sha256(b"x").hexdigest().encode() + b"\n"
+    assert tree_of(tmp_path, ["*.pgm"]).sha256 == hashlib.sha256(line).hexdigest()
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, tree: tuple[Path, dict[str, Dataset]]) -> None:
