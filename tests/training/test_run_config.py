@@ -116,7 +116,7 @@ data:
         ("task=synbb.tasks.base:Tusk", r"task .*: module 'synbb.tasks.base' has no 'Tusk'; did you mean 'Task'\?"),
         (
             "task=synbb.tasks.base:Batch",
-            r"task .* lacks the methods prepare, build_model, .*synbb.tasks.base.Task says",
+            r"task .* lacks the methods begin_with, prepare, build_model, .*synbb.tasks.base.Task says",
         ),
         ("task=synbb.tasks.registry:find_task", r"task .* is no class but .*name the class"),
     ],
