@@ -57,12 +57,13 @@ class Stages:
         """
         done = self.kept()
         mark = fingerprint(inputs)
-        if done.get(name) == mark and all(path.exists() for path in outputs):
+        begun = done.get(f"{name}, begun", mark)
+        if done.get(name) == begun == mark and all(path.exists() for path in outputs):
             console.print(f"{name}: current")
             return False
         console.rule(name, align="left")
         if afresh is not None:
-            if done.get(f"{name}, begun", mark) != mark:
+            if begun != mark:
                 afresh()
             self.keep(f"{name}, begun", mark)
         work()

@@ -100,13 +100,13 @@ def fetch(
             f"{dataset.source.homepage} and run `synbb data fetch {name} --from DIR` (layout: {dataset.layout})"
         )
     with staged_folder(folder) as stage:
-        downloads = stage.with_name(f".{name}.download")
+        downloads = stage.with_suffix(".download")  # of this process alone where the stage is: without locks
         if source is None:
             lines = _download_and_import(name, dataset, downloads, stage, progress)
         else:
             lines = _import(name, dataset, Path(source), stage)
-        if source is None or Path(source).resolve() != downloads:
-            shutil.rmtree(downloads, ignore_errors=True)
+    if source is None or Path(source).resolve() != downloads:
+        shutil.rmtree(downloads, ignore_errors=True)
     return Fetched(folder, False, tuple(lines))
 
 

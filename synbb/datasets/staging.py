@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import uuid
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from synbb.errors import SynbbError, disk_errors, make_folder
+from synbb.locks import alone_at
 from synbb.volumes.writing import publish
 
 if TYPE_CHECKING:
@@ -37,7 +36,8 @@ def staged_folder(target: Path, may_replace: Callable[[Path], None] | None = Non
     place = target.resolve()
     _refuse_standing(target, place)
     make_folder(place.parent)
-    with _alone(target, place) as alone:
+    busy = f"{target}: another process is making it at this moment; wait for it to end"
+    with alone_at(place, busy) as alone:
         _refuse_taken(target, place, may_replace)
         stage = place.with_name(f".{place.name}.partial" if alone else f".{place.name}.{uuid.uuid4().hex}.partial")
         try:
@@ -67,47 +67,3 @@ def _refuse_taken(target: Path, place: Path, may_replace: Callable[[Path], None]
     if may_replace is None:
         raise SynbbError(f"{target}: exists already; remove it, or choose another folder")
     may_replace(place)
-
-
-@contextmanager
-def _alone(target: Path, place: Path) -> Iterator[bool]:
-    """Keep other processes from making ``place`` meanwhile.
-
-    The system takes the lock back when its process ends, however that ends.
-
-    Yields:
-        Whether this process is the only one for sure, which cannot be known where the file system has no locks.
-    """
-    lock = place.with_name(f".{place.name}.lock")
-    file, alone = _locked(target, lock)
-    with file:
-        try:
-            yield alone
-        finally:
-            lock.unlink(missing_ok=True)
-
-
-def _locked(target: Path, lock: Path) -> tuple[IO[str], bool]:
-    """The open lock, and whether it holds."""
-    while True:
-        with disk_errors(target):
-            file = lock.open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise SynbbError(
-                f"{target}: another process is making it at this moment ({lock.name} is locked); wait for it to end"
-            ) from None
-        except OSError:
-            return file, False
-        if _is_at(lock, file):
-            return file, True
-        file.close()  # its owner removed it after we had opened it
-
-
-def _is_at(path: Path, file: IO[str]) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False

@@ -128,7 +128,7 @@ class SingleWriter(ABC):
         """As :meth:`Driver.run`."""
         # Before the ledger is locked, so that nobody who begins meanwhile is refused for a process that only looks.
         check_nobody_shares(prediction.output, prediction.say)
-        with Ledger(prediction.output, prediction.work.plan.fields()) as ledger:
+        with Ledger(prediction.output, prediction.work.plan.fields(), prediction.say) as ledger:
             output = prediction.open_output(prediction.output, created=ledger.created)
             if not ledger.created:
                 ledger.record_creation()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from synbb.errors import SynbbError, disk_errors, make_folder
-from synbb.volumes.writing import check_target, publish
+from synbb.errors import SynbbError, make_folder
+from synbb.locks import alone_at
+from synbb.volumes.writing import check_target, publish, remove_volume
 from synbb.volumes.zarr_opening import is_zarr
 
 if TYPE_CHECKING:
@@ -73,7 +72,8 @@ def written_beside(target: Path, table: Path, *, overwrite: bool) -> Iterator[tu
         RunEnded: the disk is full.
     """
     make_folder(target.parent)
-    with _alone(target) as locked:
+    busy = f"{target}: another process is writing it at this moment; wait for it to end, or choose another output"
+    with alone_at(target, busy) as locked:
         check_places(target, table, overwrite=overwrite)
         own = "" if locked else f".{os.urandom(4).hex()}"
         partial, partial_table = (path.with_name(f".{path.name}{own}.partial") for path in (target, table))
@@ -84,42 +84,5 @@ def written_beside(target: Path, table: Path, *, overwrite: bool) -> Iterator[tu
             publish(partial, target)
             publish(partial_table, table)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            remove_volume(partial, ignore_errors=True)
             partial_table.unlink(missing_ok=True)
-
-
-@contextmanager
-def _alone(target: Path) -> Iterator[bool]:
-    """Keep other processes from writing ``target``; False where the file system has no locks."""
-    path = target.with_name(f".{target.name}.lock")
-    while True:
-        with disk_errors(path):
-            file = path.open("ab")
-        with file:
-            locked = _lock(file, target)
-            if locked and not _lies_at(path, file):
-                continue  # who had it ended just now, and the next one will lock another file
-            try:
-                yield locked
-            finally:
-                path.unlink(missing_ok=True)
-            return
-
-
-def _lock(file: IO[Any], target: Path) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise SynbbError(
-            f"{target}: another process is writing it at this moment; wait for it to end, or choose another output"
-        ) from None
-    except OSError:
-        return False
-    return True
-
-
-def _lies_at(path: Path, file: IO[Any]) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False

@@ -25,12 +25,13 @@ from synbb.errors import RunEnded, SynbbError, disk_errors
 from synbb.inference.attempts import Failure, check_hope, compute_blocks, what_failed
 from synbb.inference.drivers import Outcome, Prediction, numbers
 from synbb.inference.leases import EXPIRY, SETTINGS, Lease, Leases, agreed_expiry
-from synbb.inference.ledger import begun, check_plan, exists, is_created, read_marks, try_lock
+from synbb.inference.ledger import begun, check_plan, exists, is_created, read_marks
 from synbb.inference.ledger_lines import KEPT, first_lines, ledger_path, workers_folder
 from synbb.inference.output import NoDataReport, complete, remove_partial, reopen
 from synbb.inference.ownership import check_ownership
 from synbb.inference.pipeline import threads_beside
 from synbb.inference.worker_ledger import WorkerLedger
+from synbb.locks import try_lock
 from synbb.volumes.writing import followed
 
 if TYPE_CHECKING:

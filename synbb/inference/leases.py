@@ -103,6 +103,8 @@ class Leases:
             self.release()
         finally:
             self._presence.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.folder.rmdir()  # nothing is in it where this worker was refused
 
     def announce(self) -> None:
         """Show that this worker is there, though it holds no lease. The folder is made where it is not there.
@@ -232,6 +234,9 @@ class Leases:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             os.write(file, self._content())
+        except OSError:  # the disk is full
+            path.unlink(missing_ok=True)
+            raise
         finally:
             os.close(file)
 

@@ -6,11 +6,10 @@ Its lines are those of ``ledger_lines.py``; see docs/ledger.md.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from synbb.errors import SynbbError
 from synbb.inference.leases import PRESENCE, check_nobody_shares
@@ -25,12 +24,10 @@ from synbb.inference.ledger_lines import (
     workers_folder,
 )
 from synbb.inference.ownership import check_ownership
+from synbb.locks import try_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
-"""What a file system without locks (Lustre, NFS, as they are mounted) says when it is asked for one."""
+    from collections.abc import Callable, Mapping
 
 
 class Ledger:
@@ -43,13 +40,15 @@ class Ledger:
         RunEnded: the disk is full.
     """
 
-    def __init__(self, output: str | Path, fields: Mapping[str, Any]) -> None:
+    def __init__(
+        self, output: str | Path, fields: Mapping[str, Any], say: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.output = Path(output)
         self.path = ledger_path(output)
         output_exists = begun(self.output)
         self._lines = Lines(self.path)
         try:
-            self._lock(output_exists)
+            self._lock(output_exists, say)
             self._state = self._resume(dict(fields)) if output_exists else self._begin(dict(fields))
         except BaseException:
             self.close()
@@ -90,8 +89,8 @@ class Ledger:
         """Give the ledger back; another process may open it then."""
         self._lines.file.close()
 
-    def _lock(self, output_exists: bool) -> None:
-        locked = try_lock(self._lines.file, fcntl.LOCK_EX)
+    def _lock(self, output_exists: bool, say: Callable[[str], None]) -> None:
+        locked = try_lock(self._lines.file)
         if locked is False:
             raise SynbbError(
                 f"{self.output}: another process is writing it at this moment ({self.path.name} is locked); wait for "
@@ -105,8 +104,8 @@ class Ledger:
                 "with locks (Lustre: -o flock)"
             )
         try:
-            check_nobody_shares(self.output)  # workers that were there before the lock was taken do not see it
-        except SynbbError:
+            check_nobody_shares(self.output, say)  # who was there before the lock was taken does not see it
+        except BaseException:
             self._undo(output_exists)
             raise
 
@@ -155,19 +154,6 @@ class Ledger:
                     state.marks[mark.block] = mark
             state.merged[path.name] = begin + found.good_bytes
             self._lines.append({"merged": path.name, "bytes": state.merged[path.name]})
-
-
-def try_lock(file: BinaryIO, kind: int) -> bool | None:
-    """Lock ``file`` as ``kind`` says: False where another process has it, None where the file system has no locks."""
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno in NO_LOCKS:
-            return None
-        raise
-    return True
 
 
 def read_marks(output: str | Path) -> tuple[dict[str, Any], dict[int, Mark]]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from synbb.errors import SynbbError, disk_errors
+from synbb.errors import SynbbError, disk_errors, make_folder
+from synbb.locks import alone_at
 
 HASH = "config_hash"
 KEY = ("fold", "method", "density", "seed")
@@ -128,7 +128,7 @@ class RunTable:
             SynbbError: the file is no table of runs any more.
             RunEnded: the disk is full.
         """
-        with nullcontext() if self.path is None else _locked(self.path):
+        with nullcontext() if self.path is None else _alone_with(self.path):
             rows = self.rows()
             known = self.find(cell, config_hash)
             if known is not None:
@@ -191,34 +191,11 @@ def _check_doubles(path: Path, rows: list[tuple[int, Row]]) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes from changing a table, by a file beside it that its holder removes."""
-    lock = path.with_name(f".{path.name}.lock")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = _open_locked(lock)
-        while not _is_at(handle, lock):  # the one who held it has removed it
-            handle.close()
-            handle = _open_locked(lock)
-    with handle:
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
-
-
-def _open_locked(lock: Path) -> TextIO:
-    handle = lock.open("w")
-    with suppress(OSError):  # a file system without locks: one process at a time, then
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    return handle
-
-
-def _is_at(handle: TextIO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
+def _alone_with(table: Path) -> Iterator[None]:
+    """Wait until no other process changes a table, and keep others from it."""
+    make_folder(table.parent)
+    with alone_at(table, busy=None):
+        yield
 
 
 def write_csv(path: Path, columns: list[str], rows: list[Row]) -> None:

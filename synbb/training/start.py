@@ -117,6 +117,12 @@ def _prepared(task: Task, config: RunConfig, folder: Path, *, resume: bool) -> l
     if config.training.start_from is None:
         return task.prepare()
     source = RunFolder.open(config.training.start_from)
+    theirs = source.config().task
+    if theirs != config.task:
+        raise SynbbError(
+            f"training.start_from: {source.path} is a run of task {theirs!r}, and this one is of {config.task!r}; name "
+            "a run of the same task"
+        )
     task.begin_with(source.data_facts())
     lines = task.prepare()
     if keeps_masks(config, source):
@@ -166,9 +172,9 @@ def _warnings(config: RunConfig) -> list[str]:
 
 def _jumps(config: RunConfig) -> int:
     """How many choices of masks bring the density down; 0 where nothing falls."""
-    start, masks = config.training.start_from, config.pruning.masks
-    if start is not None and masks in (None, "keep") and RunFolder(start).masks_file.is_file():
-        return 0  # those are held
+    start = config.training.start_from
+    if start is not None and keeps_masks(config, RunFolder(start)):
+        return 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the pruner that trains will say it
         pruner = make_pruner(config.pruning, config.training.steps, config.seed)

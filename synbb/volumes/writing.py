@@ -195,7 +195,7 @@ def create_volume(
     grid = _grid(str(path), voxels, chunks, shards)
     check_target(where, overwrite=overwrite)
     if is_volume(where):
-        shutil.rmtree(where)
+        remove_volume(where)
     level = OmeLevel("0", size, (z, y, x))
     with disk_errors(str(path)):
         make_folder(where.parent)
@@ -282,6 +282,14 @@ def check_target(where: Path, *, overwrite: bool) -> None:
         raise SynbbError(
             f"{where}: exists and is not a zarr or precomputed volume, so it is not overwritten; remove it yourself"
         )
+
+
+def remove_volume(where: Path, *, ignore_errors: bool = False) -> None:
+    """Remove a volume in a folder, its metadata last: what a kill leaves of it still may be replaced."""
+    for path in where.iterdir() if where.is_dir() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=ignore_errors)
+    shutil.rmtree(where, ignore_errors=ignore_errors)
 
 
 def publish(made: Path, target: Path) -> None:

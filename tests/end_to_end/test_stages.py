@@ -79,6 +79,9 @@ def test_work_that_would_continue_begins_afresh_with_other_inputs(
         predict(2, "c", fail=True)
     assert predict(3, "d") == "d", "of raw 2 nothing is left"
     assert predict(3, "e") == "d"
+    with pytest.raises(KeyboardInterrupt):
+        predict(4, "f", fail=True)
+    assert predict(3, "g") == "g", "what is there is of raw 4"
 
 
 def test_data_that_change_after_the_training_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,6 +142,16 @@ def test_another_workers_lease_of_the_same_name_is_not_ones_own(tmp_path: Path) 
         assert other.still_held(), "and is not given back by the sleeper"
 
 
+def test_a_worker_for_whom_there_is_no_room_leaves_no_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_file: int, _content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.write", full)
+    with pytest.raises(RunEnded, match="full"), Leases(tmp_path / "workers", "w", 60.0):
+        raise AssertionError("announced")
+    assert list(tmp_path.glob("workers/*")) == []
+
+
 def test_a_worker_without_a_lease_is_seen(output: Path) -> None:
     folder = workers_folder(output)
     with Leases(folder, "idle", 0.6) as idle:

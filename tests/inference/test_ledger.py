@@ -157,6 +157,18 @@ def test_without_locks_one_is_told_what_to_do(
     _refuse_locked(ledger_path(output))
 
 
+def test_who_gives_up_while_workers_are_looked_for_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("synbb.inference.ledger.check_nobody_shares", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Ledger(tmp_path / "new.zarr", PLAN)
+    assert list(tmp_path.glob("new*")) == []
+
+
 def test_a_full_disk_ends_the_run(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,15 @@ def test_kept_masks_hold_whatever_the_method(data, pruned):
     ours, theirs = load_masks(run.masks_file), load_masks(pruned.masks_file)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert run.weights_info("last")["final"]
+
+
+def test_a_run_of_another_task_is_refused(data, pruned):
+    other = data / "heard"
+    shutil.copytree(pruned.path, other)
+    shutil.copyfile(Path(__file__).parents[2] / "configs/speech/phantom-speech.yaml", other / "config.yaml")
+    given = config(data, training__start_from=str(other))
+    with pytest.raises(SynbbError, match=r"heard is a run of task 'speech', and this one is of 'synapse'"):
+        start_run(given, data / "of-another", resume=False, say=lambda _: None)
 
 
 def test_held_masks_are_told(data, pruned):

@@ -8,6 +8,7 @@ import zarr
 from synbb.errors import RunEnded, SynbbError
 from synbb.volumes import Box, create_volume, open_volume
 from synbb.volumes.storage import default_grid, default_shards
+from synbb.volumes.writing import remove_volume
 
 SIZE = (50.0, 4.0, 4.0)
 
@@ -173,3 +174,23 @@ def test_truncated_chunk_is_named(stored, keep):
         volume.dask.compute(scheduler="threads")
     intact = Box((0, 0, 0), (4, 8, 8))
     assert (volume.read(intact) == data[intact.slices]).all()
+
+
+def test_what_a_kill_leaves_of_a_volume_that_was_to_go_may_be_replaced(tmp_path, monkeypatch):
+    where = tmp_path / "v.zarr"
+    written = create_volume(where, shape=(2, 4, 4), dtype=np.uint8, voxel_size=(1, 1, 1))
+    written.write(written.box, np.ones(written.shape, np.uint8))
+    removed = []
+
+    def killed(path, **_):
+        removed.append(path.name)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            remove_volume(where)
+    assert removed == ["0"]
+    create_volume(where, shape=(2, 4, 4), dtype=np.uint8, voxel_size=(1, 1, 1), overwrite=True)
+    remove_volume(where)
+    assert not where.exists()
