@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from synbb.experiments.child import SCORED
 from synbb.experiments.config import StudySettings
 from synbb.experiments.plan import PlannedRun
 from synbb.experiments.runner import Resources, Say, run_all
+from synbb.locks import try_lock
 from synbb.pruning.rows import Row, RunTable
 from synbb.training.checkpoint import read_json
 
@@ -143,15 +143,13 @@ def scored_of(run: PlannedRun) -> dict[str, Any] | None:
 
 @contextmanager
 def _alone(output: Path) -> Iterator[None]:
-    """Keep a second study out of the folder, on this machine at least."""
+    """Keep a second study out of the folder, where its file system has locks."""
     with disk_errors(output):
         output.mkdir(parents=True, exist_ok=True)
         handle = (output / ".lock").open("w")
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SynbbError(f"{output}: another synbb compare is at work there; wait for it or stop it") from None
+        if try_lock(handle) is False:
+            raise SynbbError(f"{output}: another synbb compare is at work there; wait for it or stop it")
         yield
 
 

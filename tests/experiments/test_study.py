@@ -20,7 +20,7 @@ from toy_study import lasting, rows, write_study
 
 from synbb.errors import RunEnded, SynbbError
 from synbb.experiments import compare
-from synbb.experiments.study import StudyIncomplete
+from synbb.experiments.study import StudyIncomplete, _alone
 from synbb.pruning.masks import load_masks
 from synbb.pruning.paired import smallest_detectable
 from synbb.pruning.resampling import load_resampled
@@ -261,6 +261,15 @@ def test_two_studies_in_one_folder(folder: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX)
         with pytest.raises(SynbbError, match="busy: another synbb compare is at work there"):
             compare(folder / "study.yaml", ["table=busy.csv"], output=Path("busy"))
+
+
+def test_a_folder_without_locks_is_worked_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with _alone(tmp_path / "there"):
+        assert (tmp_path / "there").is_dir()
 
 
 def wait_for(condition: Any, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
